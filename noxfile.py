@@ -1,0 +1,91 @@
+"""Every check of the project. `nox -l` lists them; CI runs what is here."""
+
+from pathlib import Path
+
+import nox
+
+
+nox.needs_version = ">=2026.1"
+nox.options.default_venv_backend = "uv"
+# A missing interpreter would otherwise skip the session and pass.
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["tests"]
+
+PYTHON = "3.12"
+WORKERS = ("-n", "2", "--dist", "worksteal")
+
+
+@nox.session(python=PYTHON)
+def tests(session: nox.Session) -> None:
+    """Run the tests and the doctests: `nox -s tests -- tests/test_data.py -k csv`."""
+    session.install("-e", ".", "--group", "test")
+    session.run("pytest", *(session.posargs or WORKERS))
+
+
+@nox.session(python=PYTHON)
+def long(session: nox.Session) -> None:
+    """Run the tests that take more than a minute each."""
+    session.install("-e", ".", "--group", "test")
+    session.run("pytest", "-m", "long", *session.posargs, success_codes=[0, 5])
+
+
+@nox.session(python=PYTHON)
+def lint(session: nox.Session) -> None:
+    """Check style, import order and the direction of imports between rooms."""
+    session.install("--group", "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session(python=PYTHON)
+def types(session: nox.Session) -> None:
+    """Check the types of the package."""
+    session.install("-e", ".", "--group", "types")
+    session.run("basedpyright", "--pythonpath", f"{session.bin}/python")
+
+
+@nox.session(python=PYTHON)
+def docs(session: nox.Session) -> None:
+    """Build the documentation; its examples run while it is built."""
+    session.install("-e", ".", "--group", "docs")
+    session.run(
+        *("mkdocs", "build", "--strict"),
+        env={"NO_MKDOCS_2_WARNING": "1", "JAX_PLATFORMS": "cpu"},
+    )
+
+
+@nox.session(python=PYTHON)
+def oldest(session: nox.Session) -> None:
+    """Run the tests with the oldest direct dependencies that are allowed."""
+    session.install("-e", ".", "--group", "test", "--resolution", "lowest-direct")
+    session.run("pytest", *(session.posargs or WORKERS))
+
+
+@nox.session(python=PYTHON)
+def build(session: nox.Session) -> None:
+    """Build the wheel, install it alone, and use it from another folder."""
+    dist = Path(session.create_tmp()) / "dist"
+    session.run_install(
+        *("uv", "build", "--wheel", "--clear", "-q", "--out-dir", str(dist)),
+        external=True,
+    )
+    (wheel,) = dist.glob("*.whl")
+    session.install(str(wheel))
+    check = Path("tests/check_wheel.py").resolve()
+    session.chdir(session.create_tmp())
+    session.run("python", "-I", str(check))
+    session.run("ntkuq", "--help", silent=True)
+    session.run("python", "-I", "-m", "ntkuq", "--help", silent=True)
+
+
+@nox.session(python=PYTHON)
+def pins(session: nox.Session) -> None:
+    """Write requirements.txt: the versions and hashes of everything but CUDA."""
+    session.run_install(
+        *("uv", "export", "-q", "--no-header", "--all-groups", "--extra", "nt"),
+        *("--no-emit-project", "--no-annotate", "-o", "requirements.txt"),
+        external=True,
+    )
+    if "://" in Path("requirements.txt").read_text():
+        session.error("requirements.txt names an address; it may hold names only")

@@ -1,0 +1,51 @@
+# The public names of the top level, room by room. lazy_loader reads this file at run
+# time, type checkers read it as the interface: a name added here needs nothing else.
+from . import (
+    calibration as calibration,
+    continual as continual,
+    data as data,
+    decisions as decisions,
+    kernels as kernels,
+    linearize as linearize,
+    models as models,
+    optimization as optimization,
+    posteriors as posteriors,
+    report as report,
+)
+from .calibration import Score as Score, Scores as Scores, score as score
+from .data import Dataset as Dataset, Split as Split
+from .kernels import RBF as RBF, Analytic as Analytic, Empirical as Empirical
+from .models import (
+    BNN as BNN,
+    Bernoulli as Bernoulli,
+    Categorical as Categorical,
+    Fixed as Fixed,
+    Gaussian as Gaussian,
+    HeteroscedasticGaussian as HeteroscedasticGaussian,
+    Identity as Identity,
+    MarginalLikelihood as MarginalLikelihood,
+    Network as Network,
+    NormalPrior as NormalPrior,
+    Poisson as Poisson,
+    Standardize as Standardize,
+    Train as Train,
+)
+from .posteriors import (
+    GP as GP,
+    KFAC as KFAC,
+    MAP as MAP,
+    NNGP as NNGP,
+    NTKGP as NTKGP,
+    All as All,
+    DeepEnsemble as DeepEnsemble,
+    Diagonal as Diagonal,
+    Full as Full,
+    Laplace as Laplace,
+    LastLayer as LastLayer,
+    Predictive as Predictive,
+    Select as Select,
+    estimate as estimate,
+)
+from .report import Comparison as Comparison, compare as compare
+
+__version__: str

@@ -1,0 +1,22 @@
+"""What all commands share."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Common(abc.ABC):
+    """Flags of every command."""
+
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    @abc.abstractmethod
+    def run(self) -> int:
+        """Do it; the exit code."""
+
+    def interrupted(self) -> str:
+        """What to say after Ctrl-C."""
+        return "interrupted"

@@ -1,0 +1,31 @@
+"""`ntkuq cite`: what to cite for a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ntkuq.cli.commands.base import Common
+from ntkuq.cli.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Cite(Common):
+    """Print BibTeX entries of the methods that a run used."""
+
+    run_: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    """The directory of a run, or its run.json."""
+
+    def run(self) -> int:
+        from ntkuq.report import load
+        from ntkuq.report.citations import bibtex
+
+        source = Path(self.run_)
+        file = source / "run.json" if source.is_dir() else source
+        if not file.is_file():
+            raise UsageError(f"there is no run document {file}")
+        print(bibtex(load(file)))
+        return 0

@@ -1,0 +1,116 @@
+"""The user's own network: an import string and a weights file."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ntkuq.cli.errors import UsageError
+
+
+def load_builder(text: str) -> Callable[..., Any]:
+    """The function `package.module:build`, key -> `eqx.Module`.
+
+    The current directory is on the path.
+
+    Raises:
+        UsageError: where module or function are missing, or it is no function.
+    """
+    module_name, colon, name = text.partition(":")
+    if not colon or not module_name or not name:
+        raise UsageError(
+            f"expected MODEL as module:function, such as nets:build, got {text!r}"
+        )
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name.split(".")[0] and error.name != module_name:
+            raise UsageError(
+                f"importing {module_name} failed: it needs {error.name}, which is not "
+                "installed"
+            ) from error
+        raise UsageError(
+            f"there is no module {module_name!r}: looked in the current directory "
+            f"({here}) and the installed packages; expected a file "
+            f"{module_name.replace('.', '/')}.py with a function {name}(key)"
+        ) from error
+    if not hasattr(module, name):
+        defined = [n for n, v in vars(module).items() if callable(v) and n[0] != "_"]
+        raise UsageError(
+            f"module {module_name} has no {name!r}; it has {', '.join(defined) or '-'}"
+        )
+    build = getattr(module, name)
+    if not callable(build):
+        raise UsageError(
+            f"expected {text} to be a function key -> eqx.Module, got "
+            f"{type(build).__name__}"
+        )
+    return build
+
+
+def check_builder(build: Callable[..., Any], text: str) -> Any:
+    """One network from the builder.
+
+    Raises:
+        UsageError: where the builder does not take a key or makes no module.
+    """
+    import equinox as eqx
+    import jax
+
+    from ntkuq.models import parameters
+
+    try:
+        model = build(jax.random.key(0))
+    except TypeError as error:
+        raise UsageError(
+            f"expected {text} to take one argument, a JAX random key, and return an "
+            f"eqx.Module; calling it gave: {error}"
+        ) from error
+    if not isinstance(model, eqx.Module):
+        raise UsageError(
+            f"expected {text}(key) to return an eqx.Module, got {type(model).__name__}"
+        )
+    if not jax.tree.leaves(parameters(model)):
+        raise UsageError(f"the network of {text} has no floating-point parameters")
+    return model
+
+
+def load_weights(path: str, model: Any, text: str) -> Any:
+    """The network with the leaves stored in a file.
+
+    Raises:
+        UsageError: where the file is missing or holds another network's leaves.
+    """
+    import equinox as eqx
+    import jax
+
+    from ntkuq.models import parameters
+
+    if not Path(path).is_file():
+        raise UsageError(f"there is no weights file {path}")
+    try:
+        with open(path, "rb") as file:
+            loaded = eqx.tree_deserialise_leaves(file, model)
+            rest = file.read(1)
+    except Exception as error:
+        # Equinox raises RuntimeError, ValueError, EOFError … for a file that does not
+        # fit; all mean the same to the user.
+        shapes = [leaf.shape for leaf in jax.tree.leaves(parameters(model))]
+        first = str(error).strip().splitlines()
+        raise UsageError(
+            f"the weights in {path} do not fit the network of {text}, whose arrays "
+            f"have the shapes {shapes}: {first[0] if first else type(error).__name__}; "
+            "was it saved with eqx.tree_serialise_leaves from the same builder?"
+        ) from error
+    if rest:
+        raise UsageError(
+            f"the weights in {path} do not fit the network of {text}: the file holds "
+            "more arrays than the network has"
+        )
+    return loaded

@@ -1,0 +1,29 @@
+"""Data: `Dataset` and `Split`, sets by name, files of the user, the store of a run."""
+
+from ntkuq.data.dataset import (
+    Dataset as Dataset,
+    Split as Split,
+    as_classes as as_classes,
+    constant_features as constant_features,
+)
+from ntkuq.data.errors import DataError as DataError, DataWarning as DataWarning
+from ntkuq.data.loaders import (
+    SetInfo as SetInfo,
+    info as info,
+    load as load,
+    names as names,
+)
+from ntkuq.data.reader import (
+    has_split as has_split,
+    read as read,
+    read_predictions as read_predictions,
+    read_split as read_split,
+)
+from ntkuq.data.store import (
+    Store as Store,
+    StoreError as StoreError,
+    digest as digest,
+    jsonable as jsonable,
+    write_bytes as write_bytes,
+    write_json as write_json,
+)

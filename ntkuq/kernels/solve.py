@@ -1,0 +1,110 @@
+"""Cholesky factors of covariance matrices, with the jitter they needed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+#: Jitter, relative to the mean of the diagonal: 0, then FIRST times powers of ten.
+FIRST, LAST = 1e-10, 1e-4
+
+
+class NotPositiveDefinite(ValueError):
+    """A matrix has no Cholesky factor, even with the largest jitter allowed."""
+
+
+class Cholesky(NamedTuple):
+    """A lower factor L with L L^T = K + jitter I.
+
+    `jitter` is what was added to the diagonal, in the units of K; infinite where even
+    the largest jitter failed (then `lower` holds NaN).
+    """
+
+    lower: Float[Array, "N N"]
+    jitter: Float[Array, ""]
+
+
+def cholesky(matrix: Float[Array, "N N"]) -> Cholesky:
+    r"""Factor K + j I with the first j of a ladder that works.
+
+    $j \in \bar k \{0, 10^{-10}, 10^{-9}, \ldots, 10^{-4}\}$ where $\bar k$ is the mean
+    of the diagonal of K. May be called inside `jit`.
+
+    Args:
+        matrix: symmetric K.
+
+    Returns:
+        The factor and the jitter that was added.
+
+    >>> import jax.numpy as jnp
+    >>> float(cholesky(jnp.diag(jnp.array([4.0, 9.0]))).lower[1, 1])
+    3.0
+    """
+    size = matrix.shape[0]
+    unit = jnp.mean(jnp.diagonal(matrix))
+    eye = jnp.eye(size, dtype=matrix.dtype)
+
+    def attempt(relative: Array) -> Cholesky:
+        jitter = relative * unit
+        lower = jnp.linalg.cholesky(matrix + jitter * eye, symmetrize_input=False)
+        return Cholesky(lower, jitter)
+
+    def failed(state: tuple[Cholesky, Array]) -> Array:
+        (lower, _), relative = state
+        return ~jnp.isfinite(lower[-1, -1]) & (relative <= 1.1 * LAST)
+
+    def climb(state: tuple[Cholesky, Array]) -> tuple[Cholesky, Array]:
+        _, relative = state
+        return attempt(relative), relative * 10.0
+
+    zero = jnp.zeros((), matrix.dtype)
+    first = jnp.asarray(FIRST, matrix.dtype)
+    (lower, jitter), _ = jax.lax.while_loop(failed, climb, (attempt(zero), first))
+    jitter = jnp.where(jnp.isfinite(lower[-1, -1]), jitter, jnp.inf)
+    return Cholesky(lower, jitter)
+
+
+def check(jitter: Float[Array, "..."], what: str) -> float:
+    """The largest jitter as a number.
+
+    Args:
+        jitter: what `cholesky` reports, of one or several factors.
+        what: name of the matrix, for the message.
+
+    Raises:
+        NotPositiveDefinite: where a factorization failed.
+    """
+    largest = float(jnp.max(jitter))
+    if not largest < float("inf"):
+        raise NotPositiveDefinite(
+            f"{what}: expected a positive definite matrix, but there is no Cholesky "
+            f"factor even with {LAST:g} times its mean diagonal added; look for NaN or "
+            "infinite inputs, or for inputs of wildly different scales"
+        )
+    return largest
+
+
+def solve_lower(lower: Float[Array, "N N"], rhs: Float[Array, "N M"]) -> Array:
+    """L^-1 B by forward substitution."""
+    return jax.scipy.linalg.solve_triangular(lower, rhs, lower=True)
+
+
+def solve(lower: Float[Array, "N N"], rhs: Float[Array, "N M"]) -> Array:
+    """(L L^T)^-1 B."""
+    return jax.scipy.linalg.cho_solve((lower, True), rhs)
+
+
+def inverse(lower: Float[Array, "N N"]) -> Float[Array, "N N"]:
+    """(L L^T)^-1, symmetric."""
+    eye = jnp.eye(lower.shape[0], dtype=lower.dtype)
+    half = solve_lower(lower, eye)
+    return half.T @ half
+
+
+def log_determinant(lower: Float[Array, "N N"]) -> Float[Array, ""]:
+    """log |L L^T|."""
+    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(lower)))

@@ -1,0 +1,94 @@
+"""Products of structured Jacobians that never form a P-sized object where not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ntkuq.linearize.jacobian import Factors, Jacobian, Outer
+
+#: Bytes that one chunk of factors may take (a chunk is what is alive at once).
+CHUNK_BYTES = 2**28
+
+
+def gram(
+    left: Factors, right: Factors, variances: list[Array]
+) -> Float[Array, "N C M D"]:
+    """J1 diag(variance) J2^T, the empirical NTK for a prior variance a leaf.
+
+    For a dense layer met once this is (a a') (g g'), without any P-sized object.
+    """
+    total = 0.0
+    for one, two, variance in zip(left.leaves, right.leaves, variances, strict=True):
+        if isinstance(one, Outer) and one.a.shape[1] == 1:
+            inner = one.a[:, 0] @ two.a[:, 0].T
+            outer = jnp.einsum("nco,mdo->ncmd", one.g[:, :, 0], two.g[:, :, 0])
+            term = inner[:, None, :, None] * outer
+        else:
+            term = jnp.einsum("ncp,mdp->ncmd", one.dense(), two.dense())
+        total = total + variance * term
+    return total
+
+
+def push(factors: Factors, tangent: list[Array]) -> Float[Array, "N C"]:
+    """J v for v given as raveled leaves."""
+    total = 0.0
+    for leaf, v in zip(factors.leaves, tangent, strict=True):
+        if isinstance(leaf, Outer):
+            matrix = _matrix(leaf, v)
+            total = total + jnp.einsum("ncto,oi,nti->nc", leaf.g, matrix, leaf.a)
+        else:
+            total = total + leaf.j @ v
+    return total
+
+
+def pull(factors: Factors, cotangent: Float[Array, "N C"]) -> list[Array]:
+    """J^T u as raveled leaves."""
+    out = []
+    for leaf in factors.leaves:
+        if isinstance(leaf, Outer):
+            pattern = "nc,ncto,nti->oi" if leaf.output_first else "nc,ncto,nti->io"
+            value = jnp.einsum(pattern, cotangent, leaf.g, leaf.a)
+            out.append(value.reshape(-1))
+        else:
+            out.append(jnp.einsum("nc,ncp->p", cotangent, leaf.j))
+    return out
+
+
+def _matrix(leaf: Outer, v: Float[Array, " P"]) -> Float[Array, "O I"]:
+    shape = (leaf.g.shape[-1], leaf.a.shape[-1])
+    return v.reshape(shape) if leaf.output_first else v.reshape(shape[::-1]).T
+
+
+def dense(factors: Factors, deviations: list[Array]) -> Float[Array, "N C P"]:
+    """J diag(deviation): the explicit Jacobian with each leaf's columns scaled."""
+    parts = [
+        leaf.dense() * deviation
+        for leaf, deviation in zip(factors.leaves, deviations, strict=True)
+    ]
+    return jnp.concatenate(parts, axis=-1)
+
+
+def chunk_size(jacobian: Jacobian, outputs: int, itemsize: int) -> int:
+    """Examples whose dense Jacobian rows fit into `CHUNK_BYTES`."""
+    return max(1, CHUNK_BYTES // max(1, jacobian.size * outputs * itemsize))
+
+
+def rows(x: PyTree) -> int:
+    """The number of examples in x."""
+    return jax.tree.leaves(x)[0].shape[0]
+
+
+def map_chunks(fn: Callable, x: PyTree, size: int) -> PyTree:
+    """Apply a batched `fn` to x in chunks of at most `size` rows; join the results."""
+    total = rows(x)
+    if size >= total:
+        return fn(x)
+    parts = [
+        fn(jax.tree.map(lambda leaf, s=start: leaf[s : s + size], x))
+        for start in range(0, total, size)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)

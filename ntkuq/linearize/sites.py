@@ -1,0 +1,246 @@
+"""Sites: the places where a parameter leaf meets data.
+
+The forward pass of one example is traced once with each parameter leaf wrapped in a
+`quax` array value. Where a weight matrix is contracted with data, the Jacobian of the
+output with respect to it is an outer product of the data `a` and the output gradient
+`g`; where a vector is added, it is `g` itself. Any other use of a leaf materializes it,
+which sends the whole leaf on the generic route (its dense Jacobian).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import quax
+from jax.extend import core
+from jax.extend.core import primitives
+from jaxtyping import Array, PyTree
+
+from ntkuq.models import forward, parameters
+
+
+class Site(NamedTuple):
+    """One place where a leaf meets data.
+
+    leaf: position of the leaf in `jax.tree.leaves(parameters(model))`.
+    kind: "dense" (a matrix contracted with data) or "bias" (a vector added).
+    output_first: dense only: is the leaf (out, in), Equinox's layout?
+    shape: shape of the operation's output, (*positions, out) after `arrange`.
+    """
+
+    leaf: int
+    kind: str
+    output_first: bool
+    shape: tuple[int, ...]
+    permutation: tuple[int, ...]
+
+
+class Recorder:
+    """What one trace saw; lives only while a trace runs.
+
+    Args:
+        arrays: the leaves as `trace` was given them.
+        generic: positions of the leaves whose sites are not recorded.
+        deltas: one zero array a site, to which `jax.vjp` differentiates; `None` while
+            sites are searched.
+    """
+
+    def __init__(
+        self,
+        arrays: list[Array],
+        generic: frozenset[int],
+        deltas: list[Array] | None = None,
+    ):
+        self.arrays = arrays
+        self.generic = set(generic)
+        self.deltas = deltas
+        self.sites: list[Site] = []
+        self.inputs: list[Array] = []
+
+    def record(self, site: Site, data: Array | None, out: Array) -> Array:
+        """Note a site; add its delta."""
+        if site.leaf in self.generic:
+            return out
+        number = len(self.sites)
+        self.sites.append(site)
+        self.inputs.append(data)
+        if self.deltas is None:
+            return out
+        return out + self.deltas[number].astype(out.dtype)
+
+
+class Leaf(quax.ArrayValue):
+    """A parameter leaf that reports how it is used."""
+
+    array: Array
+    index: int = eqx.field(static=True)
+    recorder: Recorder = eqx.field(static=True)
+
+    def aval(self):
+        return jax.typeof(self.array)
+
+    def materialise(self):
+        self.recorder.generic.add(self.index)
+        return self.array
+
+    def outside(self) -> bool:
+        """Is this use at the level of `trace`?
+
+        Inside a custom derivative rule quax rebuilds the leaf around an inner tracer,
+        which must not leave that rule: no site there.
+        """
+        return self.array is self.recorder.arrays[self.index]
+
+
+@quax.register(primitives.dot_general_p)
+def _dot_left(leaf: Leaf, data: jax.typing.ArrayLike, **options):
+    return _dot(leaf, data, options, weight_left=True)
+
+
+@quax.register(primitives.dot_general_p)
+def _dot_right(data: jax.typing.ArrayLike, leaf: Leaf, **options):
+    return _dot(leaf, data, options, weight_left=False)
+
+
+def _dot(leaf: Leaf, data: Array, options: dict, *, weight_left: bool) -> Array:
+    """Matrix times data, contracted over one axis: J = sum over positions of g a^T."""
+    (left, right), batch = options["dimension_numbers"]
+    weight_axes, data_axes = (left, right) if weight_left else (right, left)
+    plain = leaf.array.ndim == 2 and len(weight_axes) == 1 and batch == ((), ())
+    operands = (leaf.array, data) if weight_left else (data, leaf.array)
+    out = primitives.dot_general_p.bind(*operands, **options)
+    if not (plain and leaf.outside()):
+        leaf.materialise()
+        return out
+    # the output's free axes are those of the left operand, then of the right
+    axes = tuple(range(np.ndim(data)))
+    permutation = (*axes[1:], 0) if weight_left else axes
+    site = Site(
+        leaf=leaf.index,
+        kind="dense",
+        output_first=weight_axes[0] == 1,
+        shape=out.shape,
+        permutation=permutation,
+    )
+    a = jnp.moveaxis(jnp.asarray(data), data_axes[0], -1)
+    return leaf.recorder.record(site, a, out)
+
+
+@quax.register(primitives.add_p)
+def _add_left(leaf: Leaf, data: jax.typing.ArrayLike, **options):
+    return _add(leaf, data, options)
+
+
+@quax.register(primitives.add_p)
+def _add_right(data: jax.typing.ArrayLike, leaf: Leaf, **options):
+    return _add(leaf, data, options)
+
+
+def _add(leaf: Leaf, data: Array, options: dict) -> Array:
+    """Leaf plus data of the same shape: J = g."""
+    out = primitives.add_p.bind(leaf.array, jnp.asarray(data), **options)
+    if np.shape(data) != leaf.array.shape or not leaf.outside():
+        leaf.materialise()
+        return out
+    site = Site(leaf.index, "bias", True, out.shape, tuple(range(out.ndim)))
+    return leaf.recorder.record(site, None, out)
+
+
+@quax.register(primitives.jit_p, precedence=1)
+def _inline(*args: jax.typing.ArrayLike | Leaf, jaxpr, **options):
+    # A jitted function inside the network: walk into it, so that its sites are seen
+    # at the level of the outer trace.
+    if not any(isinstance(a, Leaf) for a in args):
+        return primitives.jit_p.bind(*args, jaxpr=jaxpr, **options)
+    return quax.quaxify(core.jaxpr_as_fun(jaxpr))(*args)
+
+
+def _materialize_in(primitive: core.Primitive) -> None:
+    # A leaf used inside a loop or a branch meets data many times: generic route.
+    @quax.register(primitive, precedence=1)
+    def _(*args: jax.typing.ArrayLike | Leaf, **options):
+        plain = [a.materialise() if isinstance(a, Leaf) else a for a in args]
+        return primitive.bind(*plain, **options)
+
+
+for _primitive in (primitives.scan_p, primitives.while_p, primitives.cond_p):
+    _materialize_in(_primitive)
+
+
+class Plan(eqx.Module):
+    """Where each parameter leaf of a network meets data, found by `find_sites`."""
+
+    sites: tuple[Site, ...] = eqx.field(static=True)
+    generic: tuple[int, ...] = eqx.field(static=True)
+    shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+
+    @property
+    def leaves(self) -> int:
+        """The number of parameter leaves."""
+        return len(self.shapes)
+
+    def last(self) -> tuple[int, ...]:
+        """The leaves of the last layer: the last matrix and what is added after it."""
+        numbers = [n for n, site in enumerate(self.sites) if site.kind == "dense"]
+        if not numbers:
+            raise ValueError(
+                "LastLayer: expected a matrix product between weights and data, found "
+                "none in the network; use Select(where) to name the parameters"
+            )
+        return tuple(dict.fromkeys(site.leaf for site in self.sites[numbers[-1] :]))
+
+
+def trace(model: PyTree, x: PyTree, recorder: Recorder) -> Array:
+    """The outputs (C,) of one example, with each use of a leaf reported."""
+    skeleton = parameters(model)
+    tagged = [Leaf(array, n, recorder) for n, array in enumerate(recorder.arrays)]
+    tree = jax.tree.unflatten(jax.tree.structure(skeleton), tagged)
+    rest = eqx.filter(model, eqx.is_inexact_array, inverse=True)
+
+    def run(tree, x):
+        return forward(eqx.combine(tree, rest), x)
+
+    out = quax.quaxify(run)(tree, x)
+    # an output that is a parameter, untouched by data
+    return out.materialise() if isinstance(out, Leaf) else out
+
+
+def find_sites(model: PyTree, x: PyTree) -> Plan:
+    """Trace one example `x` (no leading axis) abstractly; nothing is computed.
+
+    A network with a custom reverse-mode rule (`jax.custom_vjp`) has no sites: all of
+    its leaves take the generic route.
+
+    >>> layer = eqx.nn.Linear(3, 2, key=jax.random.key(0))
+    >>> [site.kind for site in find_sites(layer, jnp.zeros(3)).sites]
+    ['dense', 'bias']
+    """
+    leaves = jax.tree.leaves(parameters(model))
+    shapes = tuple(leaf.shape for leaf in leaves)
+    everything = tuple(range(len(leaves)))
+    generic: frozenset[int] = frozenset()
+    while True:
+        seen: list[Recorder] = []
+
+        def run(leaves, x, generic=generic, seen=seen):
+            seen.append(Recorder(leaves, generic))
+            return trace(model, x, seen[-1])
+
+        try:
+            jax.eval_shape(run, leaves, x)
+        except NotImplementedError:  # quax has no rule for custom_vjp
+            jax.eval_shape(forward, model, x)
+            return Plan((), everything, shapes)
+        (recorder,) = seen
+        # a leaf met at a site first and materialized later is generic as a whole
+        if recorder.generic == set(generic):
+            break
+        generic = frozenset(recorder.generic)
+    met = {site.leaf for site in recorder.sites}
+    unmet = tuple(n for n in everything if n not in met)
+    return Plan(tuple(recorder.sites), unmet, shapes)

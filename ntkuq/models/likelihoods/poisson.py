@@ -1,0 +1,65 @@
+"""Counts."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+from ntkuq.models.likelihoods.base import AbstractLikelihood, Marginal
+from ntkuq.models.likelihoods.quadrature import spread
+
+
+class Poisson(AbstractLikelihood):
+    """y ~ Poisson(exp(f)) for counts y = 0, 1, 2, … and one network output.
+
+    >>> import jax.numpy as jnp
+    >>> float(Poisson().log_prob(jnp.zeros(1), jnp.asarray(0)))
+    -1.0
+    """
+
+    classes: ClassVar[bool] = False
+    continuous: ClassVar[bool] = False
+
+    def distribution(self, latent: Float[Array, "*batch 1"]) -> dist.Distribution:
+        return dist.Poisson(jnp.exp(latent[..., 0]))
+
+    def outputs(self, y: Array) -> int:
+        return 1
+
+    def rescale(self, loc, scale) -> Poisson:
+        return self
+
+    def shift(self, mean, loc, scale):
+        return mean, jnp.ones((1,), mean.dtype)
+
+    def hessian(self, latent):
+        return jnp.diag(jnp.exp(latent))
+
+    def hessian_sqrt(self, latent):
+        return jnp.diag(jnp.exp(0.5 * latent))
+
+    def marginalize(self, mean, covariance) -> Marginal:
+        nodes, weights = spread(mean, covariance)
+        latent = dist.Normal(mean[:, 0], jnp.sqrt(covariance[:, 0, 0]))
+        return _mixture(nodes, weights, latent)
+
+    def mixture(self, latent) -> Marginal:
+        size = latent.shape[0]
+        return _mixture(latent, jnp.full((size,), 1.0 / size, latent.dtype), None)
+
+
+def _mixture(latent: Array, weights: Array, normal) -> Marginal:
+    rate = jnp.exp(latent[..., 0])
+    mean = jnp.tensordot(weights, rate, 1)
+    observed = dist.MixtureSameFamily(
+        dist.Categorical(probs=weights), dist.Poisson(jnp.moveaxis(rate, 0, -1))
+    )
+    return Marginal(
+        latent=normal,
+        observed=observed,
+        epistemic=jnp.tensordot(weights, (rate - mean) ** 2, 1),
+        aleatoric=mean,
+    )

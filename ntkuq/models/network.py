@@ -1,0 +1,97 @@
+"""`Network`: how to build a network, and the trained one where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+
+class Network(eqx.Module):
+    """A recipe for a network and, once trained, the network itself.
+
+    Args:
+        build: key -> `eqx.Module`; one example in, outputs out. Needed by methods that
+            train from scratch (`MAP`, `DeepEnsemble`, `NUTS`).
+        trained: the trained module. Needed by methods that linearize (`Laplace`,
+            `NTKGP(Empirical())`).
+
+    A plain trained module is accepted wherever a `Network` is.
+
+    >>> import equinox as eqx, jax
+    >>> net = Network(lambda key: eqx.nn.MLP(2, 1, 4, 1, key=key))
+    >>> net.trained is None
+    True
+    """
+
+    build: Callable[..., PyTree] | None = None
+    trained: PyTree | None = None
+
+    def __check_init__(self):
+        if self.build is None and self.trained is None:
+            raise ValueError(
+                "Network: expected a builder (key -> eqx.Module), a trained module, or "
+                "both; got neither"
+            )
+        if self.build is not None and isinstance(self.build, eqx.Module):
+            raise TypeError(
+                "Network: `build` is a function key -> eqx.Module, got the module "
+                f"{type(self.build).__name__} itself: pass it as trained="
+            )
+
+    def init(self, key: Array) -> PyTree:
+        """A freshly initialized module; ValueError where there is no builder."""
+        if self.build is None:
+            raise ValueError(
+                "this method trains from scratch and needs a builder (key -> "
+                f"eqx.Module); got a trained {type(self.trained).__name__}, whose "
+                "copies would share one initialization: use Network(build, trained=…)"
+            )
+        return self.build(key)
+
+
+def as_network(value: PyTree) -> Network:
+    """A `Network` from a `Network`, a trained module, or a builder."""
+    if isinstance(value, Network):
+        return value
+    if isinstance(value, eqx.Module):
+        return Network(trained=value)
+    if callable(value):
+        return Network(build=value)
+    raise TypeError(
+        "expected a Network, a trained eqx.Module, or a builder key -> eqx.Module; "
+        f"got {type(value).__name__}"
+    )
+
+
+def forward(model: PyTree, x: PyTree) -> Float[Array, " C"]:
+    """The outputs of one example, flattened to (C,)."""
+    return jax.numpy.ravel(model(x))
+
+
+def parameters(model: PyTree) -> PyTree:
+    """The trainable leaves: inexact arrays; everything else is `None`."""
+    return eqx.filter(model, eqx.is_inexact_array)
+
+
+def cast(tree: PyTree, dtype: np.dtype) -> PyTree:
+    """The tree with its floating-point arrays in `dtype`.
+
+    >>> cast({"w": jax.numpy.ones(2), "n": 3}, np.dtype("float16"))["w"].dtype
+    dtype('float16')
+    """
+
+    def turn(leaf: PyTree) -> PyTree:
+        inexact = eqx.is_array(leaf) or isinstance(leaf, np.ndarray | np.generic)
+        inexact = inexact and jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact)
+        return jax.numpy.asarray(leaf, dtype) if inexact else leaf
+
+    return jax.tree.map(turn, tree)
+
+
+def count(model: PyTree) -> int:
+    """The number of parameters P."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(parameters(model)))

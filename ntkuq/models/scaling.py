@@ -1,0 +1,117 @@
+"""Scaling of inputs and targets: fitted on the training data, undone in predictions."""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+
+class AbstractScaling(eqx.Module):
+    """An affine map of inputs and targets into the network's units."""
+
+    @abc.abstractmethod
+    def fit(self, x: PyTree, y: np.ndarray, *, continuous: bool) -> AbstractScaling:
+        """This scaling fitted on training data; itself when it was fitted before."""
+
+    @abc.abstractmethod
+    def inputs(self, x: PyTree) -> PyTree:
+        """Inputs in the network's units."""
+
+    @abc.abstractmethod
+    def loc(self) -> np.ndarray:
+        """(D,) location of the targets, in the units of the data."""
+
+    @abc.abstractmethod
+    def scale(self) -> np.ndarray:
+        """(D,) scale of the targets, in the units of the data."""
+
+
+class Identity(AbstractScaling):
+    """Inputs and targets as they come.
+
+    >>> float(Identity().scale()[0])
+    1.0
+    """
+
+    def fit(self, x, y, *, continuous):
+        return self
+
+    def inputs(self, x):
+        return x
+
+    def loc(self):
+        return np.zeros(1)
+
+    def scale(self):
+        return np.ones(1)
+
+
+class Standardize(AbstractScaling):
+    """Each feature, and a continuous target, to mean 0 and standard deviation 1.
+
+    A feature that is constant up to rounding (relative spread below 1e-10) becomes
+    zero. Images and other inputs of more than one axis share one mean and scale.
+
+    >>> import numpy as np
+    >>> s = Standardize().fit(np.array([[1.0], [3.0]]), np.array([0.0, 2.0]),
+    ...                       continuous=True)
+    >>> s.inputs(np.array([[3.0]])).item(), s.scale().item()
+    (1.0, 1.0)
+    """
+
+    x_loc: PyTree | None = None
+    x_scale: PyTree | None = None
+    y_loc: np.ndarray | None = None
+    y_scale: np.ndarray | None = None
+
+    def fit(self, x, y, *, continuous):
+        if self.x_loc is not None:
+            return self
+        moments = jax.tree.map(_moments, x)
+        loc = jax.tree.map(lambda leaf, m: m[0], x, moments)
+        scale = jax.tree.map(lambda leaf, m: m[1], x, moments)
+        if not continuous:
+            return Standardize(loc, scale, np.zeros(1), np.ones(1))
+        y = np.asarray(y, np.float64).reshape(len(y), -1)
+        spread = y.std(axis=0)
+        if not (spread > 0).all():
+            raise ValueError(
+                "Standardize: expected targets that vary, got a constant target "
+                f"({y[0, int(np.argmin(spread))]:g} in all {len(y)} rows): there is "
+                "nothing to predict; check the target column"
+            )
+        return Standardize(loc, scale, y.mean(axis=0), spread)
+
+    def inputs(self, x):
+        if self.x_loc is None:
+            raise ValueError(
+                "Standardize: not fitted yet; call fit (bnn.prepare(data) does)"
+            )
+        return jax.tree.map(_standardize, x, self.x_loc, self.x_scale)
+
+    def loc(self):
+        return self.y_loc
+
+    def scale(self):
+        return self.y_scale
+
+
+def _moments(leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    leaf = np.asarray(leaf, np.float64)
+    axes = 0 if leaf.ndim <= 2 else None
+    loc, scale = leaf.mean(axis=axes), leaf.std(axis=axes)
+    size = np.abs(leaf).max(axis=axes)
+    # (x - loc) / inf = 0: a constant column carries nothing, at test time either
+    return loc, np.where(scale <= 1e-10 * size, np.inf, scale)
+
+
+def _standardize(leaf, loc, scale):
+    if isinstance(leaf, jax.Array):
+        dtype = leaf.dtype
+        return (leaf - jnp.asarray(loc, dtype)) / jnp.asarray(scale, dtype)
+    return (np.asarray(leaf, np.float64) - loc) / scale

@@ -1,0 +1,63 @@
+"""The interface of methods and of their posteriors."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+from jaxtyping import Array, Float, PyTree
+
+from ntkuq.data import Dataset
+from ntkuq.models import BNN
+from ntkuq.models.hyperparameters import Hyperparameter
+from ntkuq.posteriors.predictive import Predictive
+
+
+class Cost(NamedTuple):
+    """What a fit and a prediction need: floating-point operations and peak bytes.
+
+    flops: operations of `fit`, in float64 unless the method works in the network's
+        precision.
+    bytes: peak memory beyond the data and the network.
+    compiles: programs compiled at the first call, which cost about a second each.
+    """
+
+    flops: float
+    bytes: float
+    compiles: int = 4
+
+
+class AbstractPosterior(eqx.Module):
+    """What a method knows about the function after seeing data."""
+
+    bnn: eqx.AbstractVar[BNN]
+    hyperparameters: eqx.AbstractVar[tuple[Hyperparameter, ...]]
+    log_marginal_likelihood: eqx.AbstractVar[float | None]
+    diagnostics: eqx.AbstractVar[dict[str, Any]]
+
+    @abc.abstractmethod
+    def predict(self, x: PyTree) -> Predictive:
+        """Predictions at the inputs x (N, …), in the units of the data."""
+
+
+class AbstractMethod(eqx.Module):
+    """A recipe that turns a problem and data into a posterior."""
+
+    @abc.abstractmethod
+    def fit(self, bnn: BNN, data: Dataset, *, key: Array) -> AbstractPosterior:
+        """The posterior of the problem given the data; nothing is changed."""
+
+    @abc.abstractmethod
+    def cost(self, bnn: BNN, data: Dataset) -> Cost:
+        """What `fit` will need, before anything runs."""
+
+
+class Joint(NamedTuple):
+    """Mean and covariance of the function across inputs, in the units of the data.
+
+    mean: (N, C). covariance: (N C, N C), rows ordered (n, c).
+    """
+
+    mean: Float[Array, "N C"]
+    covariance: Float[Array, "NC NC"]

@@ -1,0 +1,304 @@
+"""The posterior of the network linearized at its trained weights.
+
+With a Gaussian prior the linearized network f(x) + J(x) (theta - theta*) is a Gaussian
+process with mean f - J theta* and covariance J Sigma0 J^T, the empirical NTK. Unlike
+linearized Laplace, which keeps the trained network as its mean, this posterior moves to
+the optimum of the linearized network, and is exact for Gaussian noise. For classes it
+is Laplace's approximation at that optimum.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from ntkuq.data import Dataset
+from ntkuq.linearize import (
+    AbstractCovariance,
+    FunctionSpace,
+    Jacobian,
+    chunk_size,
+    map_chunks,
+)
+from ntkuq.models import BNN, Gaussian, as_arrays, forward
+from ntkuq.models.hyperparameters import AbstractTune, Fixed, Hyperparameter
+from ntkuq.posteriors.base import AbstractPosterior, Cost, Joint
+from ntkuq.posteriors.laplace.evidence import Fit, Tuned, keep, maximize
+from ntkuq.posteriors.laplace.method import (
+    check_finite,
+    retuned,
+    subset_precisions,
+    tuned_hyperparameters,
+)
+from ntkuq.posteriors.laplace.structures import Full
+from ntkuq.posteriors.push import from_latent, joint_units, output_dtype
+from ntkuq.posteriors.predictive import Predictive
+
+#: Rounds of (evidence, optimum). Gaussian rounds are cheap: the curvature stays.
+GAUSSIAN_ROUNDS = 30
+OTHER_ROUNDS = 2
+#: Steps toward the optimum with one curvature, for likelihoods that are not Gaussian.
+STEPS = 50
+TOLERANCE = 1e-8
+
+
+class EmpiricalPosterior(AbstractPosterior):
+    """Mean f(x) + J(x) shift, covariance J(x) Sigma J(x)^T."""
+
+    bnn: BNN
+    jacobian: Jacobian
+    covariance: AbstractCovariance
+    shift: list[Array]
+    hyperparameters: tuple[Hyperparameter, ...]
+    log_marginal_likelihood: float
+    diagnostics: dict[str, Any]
+
+    def predict(self, x: PyTree) -> Predictive:
+        """Predictions at the inputs x (N, …), in the units of the data."""
+        dtype = output_dtype(self.bnn)
+        with jax.enable_x64(True):
+            inputs = self.bnn.inputs(x, np.float64)
+            outputs = _shape(self.jacobian, inputs)
+            size = chunk_size(self.jacobian, outputs, 8)
+            mean, covariance = map_chunks(
+                lambda part: _marginal(
+                    self.jacobian, self.covariance, self.shift, part
+                ),
+                inputs,
+                size,
+            )
+            return from_latent(self.bnn, mean, covariance, dtype)
+
+    def joint(self, x: PyTree) -> Joint:
+        """Mean (N, C) and covariance (N C, N C) of the function across inputs x."""
+        with jax.enable_x64(True):
+            inputs = self.bnn.inputs(x, np.float64)
+            mean, covariance = _joint(
+                self.jacobian, self.covariance, self.shift, inputs
+            )
+            return joint_units(self.bnn, Joint(mean, covariance))
+
+
+def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPosterior:
+    """The posterior of the linearized network, with fitted prior scale and noise.
+
+    Raises:
+        ValueError: for an untrained network, weights that are not finite, or matrices
+            too large to hold.
+    """
+    bnn = bnn.prepare(data)
+    check_finite(bnn.model)
+    outputs = bnn.outputs(data)
+    gaussian = isinstance(bnn.likelihood, Gaussian)
+    with jax.enable_x64(True):
+        likelihood = as_arrays(bnn.likelihood)
+        x, y = bnn.inputs(data.x, np.float64), bnn.targets(data, np.float64)
+        example = jax.tree.map(lambda leaf: leaf[0], x)
+        jacobian = Jacobian.at(bnn.model, example).cast(np.float64)
+        precisions = subset_precisions(bnn, jacobian, np.dtype(np.float64))
+        variances = [1.0 / p for p in precisions]
+        shift = [jnp.zeros(leaf.size, np.float64) for leaf in jacobian.leaves]
+        tuned, curvature = None, None
+        rounds = GAUSSIAN_ROUNDS if gaussian else OTHER_ROUNDS
+        for number in range(rounds):
+            if curvature is None or not gaussian:
+                curvature = Full().curvature(
+                    _shifted(jacobian, shift, gaussian),
+                    likelihood,
+                    x,
+                    variances,
+                    outputs,
+                )
+            fit = _fit(jacobian, likelihood, precisions, shift, x, y)
+            before = tuned
+            tuned = _choose(tune, fit, curvature)
+            t = math.exp(-math.log(tuned.tau) - 2 * math.log(tuned.noise))
+            covariance = curvature.covariance(tuned.tau, t)
+            shift, steps, residual = _optimum(
+                jacobian,
+                covariance,
+                likelihood,
+                precisions,
+                shift,
+                jnp.asarray(tuned.tau),
+                jnp.asarray(tuned.noise**-2),
+                x,
+                y,
+            )
+            if before is not None and _close(before, tuned):
+                break
+    fitted = retuned(bnn, tuned)
+    space = "function" if isinstance(curvature, FunctionSpace) else "weight"
+    return EmpiricalPosterior(
+        bnn=fitted,
+        jacobian=jacobian,
+        covariance=covariance,
+        shift=shift,
+        hyperparameters=tuned_hyperparameters(fitted, tuned, data.units),
+        log_marginal_likelihood=tuned.log_evidence,
+        diagnostics={
+            "view": f"{space} space",
+            "effective parameters": tuned.effective,
+            "rounds": number + 1,
+            "residual": float(residual),
+            "jitter": 0.0,
+        },
+    )
+
+
+def empirical_cost(bnn: BNN, data: Dataset) -> Cost:
+    """What `fit_empirical` needs: the full matrix, and one for each round."""
+    outputs = bnn.outputs(data)
+    rounds = 1 if isinstance(bnn.likelihood, Gaussian) else OTHER_ROUNDS
+    one = Full().cost(bnn.size(), len(data), outputs, 2.0 * bnn.size())
+    return Cost(rounds * one.flops, one.bytes, 8)
+
+
+def _choose(tune: AbstractTune, fit: Fit, curvature) -> Tuned:
+    if isinstance(tune, Fixed):
+        return keep(fit, curvature)
+    return maximize(fit, curvature, dense=curvature.square.eigenvalues is not None)
+
+
+def _close(one: Tuned, two: Tuned) -> bool:
+    return (
+        abs(math.log(one.tau / two.tau)) < 1e-4
+        and abs(math.log(one.noise / two.noise)) < 1e-4
+    )
+
+
+def _linear(jacobian: Jacobian, shift: list[Array], x: PyTree) -> Float[Array, "N C"]:
+    """f(x) + J(x) shift, by one forward-mode pass."""
+    shaped = [
+        s.reshape(leaf.shape) for s, leaf in zip(shift, jacobian.leaves, strict=True)
+    ]
+
+    def outputs(leaves: list[Array]) -> Array:
+        model = jacobian.replace(leaves)
+        return jax.vmap(lambda a: forward(model, a))(x)
+
+    value, tangent = jax.jvp(outputs, (jacobian.leaves,), (shaped,))
+    return value + tangent
+
+
+class _Shifted(eqx.Module):
+    """A Jacobian whose factors report the linearized outputs, where H is taken."""
+
+    jacobian: Jacobian
+    shift: list[Array]
+
+    @property
+    def size(self) -> int:
+        return self.jacobian.size
+
+    @property
+    def leaves(self) -> list[Array]:
+        return self.jacobian.leaves
+
+    @property
+    def plan(self):
+        return self.jacobian.plan
+
+    def factors(self, x: PyTree):
+        factors = self.jacobian.factors(x)
+        outputs = _linear(self.jacobian, self.shift, x)
+        return eqx.tree_at(lambda f: f.outputs, factors, outputs)
+
+
+def _shifted(jacobian: Jacobian, shift: list[Array], gaussian: bool):
+    # a Gaussian Hessian is the same everywhere
+    return jacobian if gaussian else _Shifted(jacobian, shift)
+
+
+@eqx.filter_jit
+def _statistics(jacobian, likelihood, precisions, shift, x, y):
+    f = _linear(jacobian, shift, x)
+    value = jnp.sum(jax.vmap(likelihood.log_prob)(f, y))
+    quadratic = sum(
+        jnp.sum(p * (leaf.reshape(-1) + s) ** 2)
+        for p, leaf, s in zip(precisions, jacobian.leaves, shift, strict=True)
+    )
+    misfit = jnp.zeros(())
+    if isinstance(likelihood, Gaussian):
+        misfit = jnp.sum(((y - f) / likelihood.scale) ** 2)
+    return value, misfit, quadratic, f.size
+
+
+def _fit(jacobian, likelihood, precisions, shift, x, y) -> Fit:
+    value, misfit, quadratic, count = _statistics(
+        jacobian, likelihood, precisions, shift, x, y
+    )
+    gaussian = isinstance(likelihood, Gaussian)
+    return Fit(
+        float(value), float(misfit) if gaussian else None, int(count), float(quadratic)
+    )
+
+
+@eqx.filter_jit
+def _optimum(
+    jacobian, covariance, likelihood, precisions, shift, tau, inverse_noise, x, y
+):
+    """Maximize the linearized log joint: shift += Sigma gradient, halved if it falls.
+
+    One step is exact for Gaussian noise. `inverse_noise` is v^-2, which multiplies a
+    Gaussian log-likelihood (up to a constant).
+    """
+
+    def objective(shift: list[Array]) -> Array:
+        f = _linear(jacobian, shift, x)
+        fits = jnp.sum(jax.vmap(likelihood.log_prob)(f, y))
+        quadratic = sum(
+            jnp.sum(p * (leaf.reshape(-1) + s) ** 2)
+            for p, leaf, s in zip(precisions, jacobian.leaves, shift, strict=True)
+        )
+        return inverse_noise * fits - 0.5 * tau * quadratic
+
+    def norm(gradient: list[Array], step: list[Array]) -> Array:
+        # the decrease that a Newton step predicts, in nats
+        return sum(jnp.sum(a * b) for a, b in zip(gradient, step, strict=True))
+
+    def move(shift: list[Array], step: list[Array], size: Array) -> list[Array]:
+        return [s + size * d for s, d in zip(shift, step, strict=True)]
+
+    def body(state):
+        shift, _, count, _ = state
+        value, gradient = jax.value_and_grad(objective)(shift)
+        step = covariance.apply(gradient)
+        decrease = norm(gradient, step)
+
+        def falls(size):
+            return (objective(move(shift, step, size)) < value) & (size > 1e-4)
+
+        size = jax.lax.while_loop(falls, lambda s: 0.5 * s, jnp.ones_like(value))
+        moved = decrease > TOLERANCE
+        size = jnp.where(moved, size, 0.0)
+        return move(shift, step, size), decrease, count + 1, moved
+
+    def going(state):
+        return state[3] & (state[2] < STEPS)
+
+    zero = jnp.zeros(())
+    start = (shift, zero, jnp.zeros((), jnp.int32), jnp.ones((), bool))
+    shift, decrease, count, _ = jax.lax.while_loop(going, body, start)
+    return shift, count, decrease
+
+
+def _shape(jacobian: Jacobian, inputs: PyTree) -> int:
+    example = jax.tree.map(lambda leaf: leaf[0], inputs)
+    return jax.eval_shape(lambda a: forward(jacobian.model, a), example).shape[0]
+
+
+@eqx.filter_jit
+def _marginal(jacobian, covariance, shift, x):
+    return _linear(jacobian, shift, x), covariance.marginal(jacobian.factors(x))
+
+
+@eqx.filter_jit
+def _joint(jacobian, covariance, shift, x):
+    return _linear(jacobian, shift, x), covariance.joint(jacobian.factors(x))

@@ -1,0 +1,142 @@
+"""The Laplace evidence as a function of prior precision and noise, and its maximum.
+
+With theta* fixed, log-likelihood l0 and misfit m = sum (r / s0)^2 at the noise scale s0,
+q = theta*^T L0 theta*, and noise factor v,
+
+    log Z(tau, v) = l0 + m (1 - v^-2) / 2 - NC log v - tau q / 2 - log det(I + t G') / 2
+
+with t = 1 / (tau v^2) (MacKay 1992; Immer et al. 2021, arXiv 2104.04975). For a given t
+the best v has a closed form, v^2 = (m + q / t) / NC, so that the search is over log t.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ntkuq.linearize import AbstractCurvature
+
+#: Range of log t that is searched, and the step of the first grid.
+LOWER, UPPER, STEP = -20.0, 25.0, 0.5
+
+
+class Fit(NamedTuple):
+    """What the data say at the trained parameters.
+
+    log_likelihood: l0. misfit: m; `None` where the noise is not a parameter.
+    count: N C. quadratic: q. parameters: P.
+    """
+
+    log_likelihood: float
+    misfit: float | None
+    count: int
+    quadratic: float
+
+
+class Tuned(NamedTuple):
+    """The chosen precision factor and noise factor, with errors of their logarithms."""
+
+    tau: float
+    noise: float
+    log_tau_se: float | None
+    log_noise_se: float | None
+    at_bound: bool
+    log_evidence: float
+    effective: float
+
+
+def log_evidence(
+    fit: Fit, curvature: AbstractCurvature, tau: float, noise: float
+) -> float:
+    """log Z(tau, v)."""
+    log_t = -math.log(tau) - 2 * math.log(noise)
+    value = fit.log_likelihood - 0.5 * tau * fit.quadratic
+    value -= 0.5 * curvature.log_det(log_t)
+    if fit.misfit is not None:
+        value += 0.5 * fit.misfit * (1 - noise**-2) - fit.count * math.log(noise)
+    return value
+
+
+def keep(fit: Fit, curvature: AbstractCurvature) -> Tuned:
+    """The evidence at the given precision and noise, nothing fitted."""
+    effective = curvature.slopes(0.0).first
+    value = log_evidence(fit, curvature, 1.0, 1.0)
+    return Tuned(1.0, 1.0, None, None, False, value, effective)
+
+
+def maximize(fit: Fit, curvature: AbstractCurvature, *, dense: bool) -> Tuned:
+    """Maximize the evidence over tau, and over the noise where it is a parameter.
+
+    Args:
+        fit: what the data say.
+        curvature: G.
+        dense: is `curvature.log_det` cheap (a spectrum is there), so that the whole
+            range may be scanned? Else a bracket around t = 1 is grown.
+    """
+
+    def split(log_t: float) -> tuple[float, float]:
+        if fit.misfit is None:
+            return math.exp(-log_t), 1.0
+        variance = (fit.misfit + math.exp(-log_t) * fit.quadratic) / fit.count
+        return math.exp(-log_t) / variance, math.sqrt(variance)
+
+    def loss(log_t: float) -> float:
+        return -log_evidence(fit, curvature, *split(log_t))
+
+    log_t, at_bound = _minimize(loss, dense=dense)
+    tau, noise = split(log_t)
+    first, second = curvature.slopes(log_t)
+    errors = _errors(fit, tau, noise, second)
+    return Tuned(tau, noise, *errors, at_bound, -loss(log_t), first)
+
+
+def _minimize(loss: Callable[[float], float], *, dense: bool) -> tuple[float, bool]:
+    from scipy.optimize import minimize_scalar
+
+    if dense:
+        grid = np.arange(LOWER, UPPER + STEP / 2, STEP)
+        values = [loss(point) for point in grid]
+        best = int(np.argmin(values))
+        low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+        tolerance = 1e-6
+    else:
+        low, high = _bracket(loss)
+        tolerance = 0.02
+    found = minimize_scalar(
+        loss, bounds=(low, high), method="bounded", options={"xatol": tolerance}
+    )
+    at_bound = found.x < LOWER + 0.1 or found.x > UPPER - 0.1
+    return float(found.x), bool(at_bound)
+
+
+def _bracket(loss: Callable[[float], float]) -> tuple[float, float]:
+    """An interval around a minimum, grown from log t = 0 in steps of 2."""
+    points = {0.0: loss(0.0), 2.0: loss(2.0), -2.0: loss(-2.0)}
+    while True:
+        best = min(points, key=points.get)
+        low, high = best - 2.0, best + 2.0
+        missing = [p for p in (low, high) if p not in points and LOWER <= p <= UPPER]
+        if not missing:
+            return max(low, LOWER), min(high, UPPER)
+        points[missing[0]] = loss(missing[0])
+
+
+def _errors(
+    fit: Fit, tau: float, noise: float, bend: float
+) -> tuple[float | None, float | None]:
+    """Standard errors of log tau and log v from the Hessian of the evidence.
+
+    log t = -log tau - 2 log v, so d2/dlogtau2 = -tau q / 2 - L''/2, and so on.
+    """
+    a = 0.5 * tau * fit.quadratic + 0.5 * bend
+    if fit.misfit is None:
+        return (a**-0.5 if a > 0 else None), None
+    b = 2 * fit.misfit / noise**2 + 2 * bend
+    cross = bend
+    det = a * b - cross**2
+    if not (a > 0 and det > 0):
+        return None, None
+    return math.sqrt(b / det), math.sqrt(a / det)

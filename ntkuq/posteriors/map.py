@@ -1,0 +1,147 @@
+"""MAP: the trained network alone, with the noise of the likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ntkuq.data import Dataset
+from ntkuq.models import BNN, Train, forward
+from ntkuq.models.hyperparameters import (
+    AbstractTune,
+    Fixed,
+    Hyperparameter,
+    MarginalLikelihood,
+)
+from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Cost
+from ntkuq.posteriors.laplace.method import (
+    choose,
+    linearized_problem,
+    retuned,
+    tuned_hyperparameters,
+)
+from ntkuq.posteriors.laplace.structures import KFAC, AbstractStructure, Full
+from ntkuq.posteriors.laplace.subsets import All
+from ntkuq.posteriors.predictive import Predictive
+from ntkuq.posteriors.push import from_functions, output_dtype
+
+#: Up to this side the evidence inside `MAP` uses the full matrix, beyond it KFAC.
+FULL_LIMIT = 1500
+
+
+class MAP(AbstractMethod):
+    """Train the network to its maximum a posteriori weights.
+
+    With `tune=MarginalLikelihood()` prior precision and noise are set by the Laplace
+    evidence between rounds of training, so that nothing is held out and nothing is
+    left at an arbitrary value.
+
+    Args:
+        train: how to train; `None` keeps the weights of a trained network.
+        tune: `MarginalLikelihood()` or `Fixed()`.
+        rounds: how often the evidence is maximized and training goes on.
+
+    References: MacKay 1992; Immer et al. 2021 (arXiv 2104.04975).
+
+    >>> MAP(Train(1e-2, steps=100)).rounds
+    3
+    """
+
+    train: Train | None = Train()
+    tune: AbstractTune = MarginalLikelihood()
+    rounds: int = 3
+
+    def fit(
+        self,
+        bnn: BNN,
+        data: Dataset,
+        *,
+        callback: Callable[[int, float], None] | None = None,
+        key: Array,
+    ) -> MAPPosterior:
+        """The trained network; `callback(steps, loss)` is called while it trains.
+
+        Raises:
+            ValueError: without a builder, or where network and data do not fit.
+            TrainingError: where training diverges.
+        """
+        bnn = bnn.prepare(data)
+        init, steps = jax.random.split(key)
+        losses: list[float] = []
+        if self.train is not None:
+            model = bnn.network.init(init)
+            bnn = bnn.with_model(model)
+        tuned = None
+        rounds = 1 if isinstance(self.tune, Fixed) else self.rounds
+        for number in range(rounds):
+            if self.train is not None:
+                steps, now = jax.random.split(steps)
+                result = self.train.run(
+                    bnn,
+                    bnn.network.trained,
+                    bnn.inputs(data.x),
+                    bnn.targets(data),
+                    callback=callback,
+                    key=now,
+                )
+                bnn = bnn.with_model(result.model)
+                losses.extend(float(loss) for loss in result.losses)
+            problem = linearized_problem(bnn, data, self._structure(bnn, data), All())
+            tuned = choose(self.tune, problem)
+            bnn = retuned(bnn, tuned)
+            if self.train is None and number == 0:
+                break
+        return MAPPosterior(
+            bnn=bnn,
+            hyperparameters=tuned_hyperparameters(bnn, tuned, data.units),
+            log_marginal_likelihood=tuned.log_evidence,
+            diagnostics={
+                "gradient norm": problem.gradient_norm,
+                "effective parameters": tuned.effective,
+                "losses": losses,
+            },
+        )
+
+    def _structure(self, bnn: BNN, data: Dataset) -> AbstractStructure:
+        side = min(bnn.size(), len(data) * bnn.outputs(data))
+        return Full() if side <= FULL_LIMIT else KFAC()
+
+    def cost(self, bnn: BNN, data: Dataset) -> Cost:
+        if self.train is None:
+            return Cost(0.0, 0.0, 3)
+        size = len(data) if self.train.batch is None else self.train.batch
+        rounds = 1 if isinstance(self.tune, Fixed) else self.rounds
+        steps = rounds * self.train.steps
+        # forward and backward: about 6 P operations an example
+        return Cost(6.0 * bnn.size() * size * steps, 40.0 * bnn.size() + 2**26, 6)
+
+
+class MAPPosterior(AbstractPosterior):
+    """The trained network: no uncertainty of the function, only noise."""
+
+    bnn: BNN
+    hyperparameters: tuple[Hyperparameter, ...]
+    log_marginal_likelihood: float | None
+    diagnostics: dict[str, Any]
+
+    def predict(self, x: PyTree) -> Predictive:
+        """The network's outputs at x with the likelihood's noise."""
+        outputs = _outputs(self.bnn.model, self.bnn.inputs(x))
+        return from_functions(self.bnn, outputs[None], output_dtype(self.bnn))
+
+    def sample(self, key: Array, n: int) -> PyTree:
+        """n copies of the network, stacked (there is nothing random)."""
+        del key
+        arrays, rest = eqx.partition(self.bnn.model, eqx.is_array)
+        stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (n, *a.shape)), arrays)
+        return eqx.combine(stacked, rest)
+
+
+@eqx.filter_jit
+def _outputs(model: PyTree, x: PyTree) -> Array:
+    return jax.vmap(lambda a: forward(model, a))(x)

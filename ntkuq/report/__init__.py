@@ -1,0 +1,36 @@
+"""The run document and its views: page, Markdown, tables, terminal.
+
+A run document (`run.json`) holds everything a report says; the views only draw it.
+"""
+
+from . import figures, html, markdown, tables, terminal
+from .document import SCHEMA, Document, DocumentError, dumps, load, validate
+from .compare import Limits, compare
+from .comparison import Comparison
+from .catalog import default_methods
+from .progress import AbstractProgress, Silent
+from .verdict import verdict
+from .views import write
+
+
+__all__ = [
+    "AbstractProgress",
+    "Comparison",
+    "Limits",
+    "Silent",
+    "compare",
+    "default_methods",
+    "SCHEMA",
+    "Document",
+    "DocumentError",
+    "dumps",
+    "figures",
+    "html",
+    "load",
+    "markdown",
+    "tables",
+    "terminal",
+    "validate",
+    "verdict",
+    "write",
+]

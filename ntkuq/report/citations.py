@@ -1,0 +1,119 @@
+"""What to cite for a run: references by the constructor names in its methods."""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from .document import Document
+
+
+class Reference(NamedTuple):
+    """One work, as needed for a BibTeX entry."""
+
+    key: str
+    authors: str
+    title: str
+    venue: str
+    year: int
+    identifier: str  # "arXiv:…" or "doi:…"
+
+
+_PAPER = Reference(
+    "wenger2023disconnect",
+    "Wenger, Jonathan and Dangel, Felix and Kristiadi, Agustinus",
+    "On the Disconnect Between Theory and Practice of Neural Networks: Limits of the"
+    " NTK Perspective",
+    "arXiv preprint",
+    2023,
+    "arXiv:2310.00137",
+)
+_SCORES = Reference(
+    "gneiting2007strictly",
+    "Gneiting, Tilmann and Raftery, Adrian E.",
+    "Strictly Proper Scoring Rules, Prediction, and Estimation",
+    "Journal of the American Statistical Association",
+    2007,
+    "doi:10.1198/016214506000001437",
+)
+_LAPLACE = Reference(
+    "daxberger2021laplace",
+    "Daxberger, Erik and Kristiadi, Agustinus and Immer, Alexander and Eschenhagen,"
+    " Runa and Bauer, Matthias and Hennig, Philipp",
+    "Laplace Redux: Effortless Bayesian Deep Learning",
+    "Advances in Neural Information Processing Systems",
+    2021,
+    "arXiv:2106.14806",
+)
+_KFAC = Reference(
+    "martens2015optimizing",
+    "Martens, James and Grosse, Roger",
+    "Optimizing Neural Networks with Kronecker-Factored Approximate Curvature",
+    "International Conference on Machine Learning",
+    2015,
+    "arXiv:1503.05671",
+)
+_NTK = Reference(
+    "jacot2018neural",
+    "Jacot, Arthur and Gabriel, Franck and Hongler, Clément",
+    "Neural Tangent Kernel: Convergence and Generalization in Neural Networks",
+    "Advances in Neural Information Processing Systems",
+    2018,
+    "arXiv:1806.07572",
+)
+_ENSEMBLE = Reference(
+    "lakshminarayanan2017simple",
+    "Lakshminarayanan, Balaji and Pritzel, Alexander and Blundell, Charles",
+    "Simple and Scalable Predictive Uncertainty Estimation Using Deep Ensembles",
+    "Advances in Neural Information Processing Systems",
+    2017,
+    "arXiv:1612.01474",
+)
+_NUTS = Reference(
+    "hoffman2014nuts",
+    "Hoffman, Matthew D. and Gelman, Andrew",
+    "The No-U-Turn Sampler: Adaptively Setting Path Lengths in Hamiltonian Monte Carlo",
+    "Journal of Machine Learning Research",
+    2014,
+    "arXiv:1111.4246",
+)
+
+_BY_NAME: Mapping[str, Reference] = {
+    "Laplace": _LAPLACE,
+    "KFAC": _KFAC,
+    "NTKGP": _NTK,
+    "DeepEnsemble": _ENSEMBLE,
+    "NUTS": _NUTS,
+}
+
+
+def references(document: Document) -> tuple[Reference, ...]:
+    """The works behind a run: the paper, its scores, and its methods' constructors."""
+    names = {
+        name
+        for method in document["methods"]
+        for name in re.findall(r"\b([A-Za-z_]\w*)\(", method["text"])
+    }
+    found = [reference for name, reference in _BY_NAME.items() if name in names]
+    return (_PAPER, _SCORES, *found)
+
+
+def bibtex(document: Document) -> str:
+    """The references of a run as BibTeX entries."""
+    return "\n\n".join(_entry(reference) for reference in references(document))
+
+
+def _entry(reference: Reference) -> str:
+    kind, _, number = reference.identifier.partition(":")
+    fields = {
+        "author": reference.authors,
+        "title": "{" + reference.title + "}",
+        "journal": reference.venue,
+        "year": str(reference.year),
+    }
+    fields |= (
+        {"eprint": number, "archivePrefix": "arXiv"}
+        if kind == "arXiv"
+        else {"doi": number}
+    )
+    lines = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
+    return f"@article{{{reference.key},\n{lines}\n}}"

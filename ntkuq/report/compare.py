@@ -1,0 +1,362 @@
+"""`compare`: the same problem through every method, into one run document."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ntkuq.data import Dataset, Split, Store, digest, write_bytes, write_json
+from ntkuq.models import BNN, Gaussian, identity, parameters
+from ntkuq.posteriors import (
+    MAP,
+    NTKGP,
+    AbstractMethod,
+    DeepEnsemble,
+    Estimate,
+    Laplace,
+    estimate,
+)
+from ntkuq.kernels import Empirical
+from ntkuq.report import catalog
+from ntkuq.report.comparison import Comparison, assemble
+from ntkuq.report.problem import description, problem, weights_digest
+from ntkuq.report.progress import AbstractProgress, Silent
+from ntkuq.report.provenance import provenance
+from ntkuq.report.units import Unit, empty_record, run_unit
+
+
+class Limits(NamedTuple):
+    """What one method may cost by its estimate; a method beyond it is skipped.
+
+    seconds: time to fit. bytes: peak memory; `None` for four fifths of what is free.
+    """
+
+    seconds: float = 1800.0
+    bytes: float | None = None
+
+
+def compare(
+    bnn: BNN,
+    methods: Mapping[str, AbstractMethod] | Sequence[AbstractMethod] | None,
+    data: Split,
+    *,
+    out: str | Path | None = None,
+    limits: Limits = Limits(),
+    progress: AbstractProgress = Silent(),
+    warnings: Sequence[str] = (),
+    command: str = "ntkuq.compare(...)",
+    fresh: bool = False,
+    key: Array,
+) -> Comparison:
+    """Fit every method to `data.train`, score it on `data.test`, compare in pairs.
+
+    An untrained network is trained once, by the first `MAP` among the methods (or
+    `MAP()`): the methods that linearize share it, and all methods share the prior
+    precision and noise that it fitted.
+
+    Args:
+        bnn: the problem.
+        methods: label -> method, or methods, or `None` for `default_methods`.
+        data: train and test parts.
+        out: directory of the run. Finished methods are stored there; the same call
+            does only what is missing. A directory of another problem is refused.
+        limits: what a method may cost by its estimate.
+        progress: who is told.
+        warnings: remarks on the data for the report.
+        command: what was typed, for the report.
+        fresh: ignore what is stored.
+        key: random key; a method's own key depends on it and the method alone.
+
+    Returns:
+        The comparison; print it, or write a report.
+
+    Raises:
+        ValueError: where network, likelihood and data do not fit, or `out` belongs to
+            another problem.
+    """
+    named = _named(methods, bnn, data.train)
+    prepared = bnn.prepare(data.train)
+    _check_test(prepared, data)
+    seed = int(jax.random.key_data(key)[-1])
+    entry = problem(bnn, data, tuple(warnings))
+    store = _open(out, bnn, data)
+    plan = _plan(named, prepared, data.train, limits)
+    progress.plan(plan, entry)
+    run = _Run(data, store, progress, fresh, seed, key)
+    base, trainer = _train(run, named, prepared)
+    units = {}
+    for name, method in named.items():
+        reason = plan[name]
+        if name == trainer.name:
+            units[name] = trainer.unit
+        elif isinstance(reason, str):
+            units[name] = _skipped(name, method, seed, reason)
+            progress.finish(name, units[name].record, reused=False)
+        else:
+            units[name] = run.unit(name, method, base)
+    if not bnn.trained:
+        _share_training(named, units, trainer)
+    head = provenance(command=command, seed=seed, dtype=str(base.dtype))
+    document = assemble(head, entry, units, group=data.test.group)
+    comparison = Comparison(document, data.test, _pointwise(units), _folder(out))
+    if out is not None:
+        _write(Path(out), document, units, seed)
+    return comparison
+
+
+class _Trainer(NamedTuple):
+    name: str | None
+    unit: Unit | None
+
+
+class _Run(NamedTuple):
+    """What all units of a run share."""
+
+    data: Split
+    store: Store | None
+    progress: AbstractProgress
+    fresh: bool
+    seed: int
+    key: Array
+
+    def unit(self, name: str, method: AbstractMethod, bnn: BNN) -> Unit:
+        """The stored unit, or a new one, which is stored."""
+        # what a unit depends on beyond the problem: method, seed, trained network
+        trained = weights_digest(bnn.model) if bnn.trained else None
+        content = [identity(method), self.seed, trained, _tuned(bnn)]
+        number = digest(content)
+        stored_as = f"{catalog.slug(name)[:60]}-{self.seed}-{number[:16]}"
+        if self.store is not None and not self.fresh:
+            found = self._stored(stored_as, name, bnn)
+            if found is not None:
+                self.progress.finish(name, found.record, reused=True)
+                return found
+        self.progress.start(name)
+        own = jax.random.fold_in(self.key, int(number[:7], 16))
+
+        def callback(steps: int, loss: float) -> None:
+            self.progress.step(name, steps, loss)
+
+        unit = run_unit(
+            name, method, bnn, self.data, callback=callback, seed=self.seed, key=own
+        )
+        if self.store is not None and unit.record["status"] == "done":
+            extra = {} if unit.bnn is None else _pack(unit.bnn)
+            self.store.write(stored_as, unit.record, unit.arrays | extra)
+        self.progress.finish(name, unit.record, reused=False)
+        return unit
+
+    def _stored(self, stored_as: str, name: str, bnn: BNN) -> Unit | None:
+        record = self.store.read(stored_as)
+        arrays = None if record is None else self.store.arrays(stored_as)
+        if record is None or arrays is None:
+            note = self.store.note(stored_as)
+            if note is not None:
+                self.progress.note(note)
+            return None
+        weights = {k: v for k, v in arrays.items() if k.startswith("network.")}
+        rest = {k: v for k, v in arrays.items() if k not in weights}
+        trained = _unpack(weights, bnn) if weights else None
+        return Unit(record | {"label": name}, rest, trained)
+
+
+def _named(methods, bnn: BNN, data: Dataset) -> dict[str, AbstractMethod]:
+    if methods is None:
+        return catalog.default_methods(bnn, data)
+    if not isinstance(methods, Mapping):
+        methods = {catalog.label(method): method for method in methods}
+    if not methods:
+        raise ValueError("compare: expected at least one method, got none")
+    for name, method in methods.items():
+        if not isinstance(method, AbstractMethod):
+            raise TypeError(
+                f"compare: expected methods such as Laplace(), got {method!r} for "
+                f"{name!r}"
+            )
+    return dict(methods)
+
+
+def _check_test(bnn: BNN, data: Split) -> None:
+    """The test part must look like the training part."""
+    shapes = [
+        [leaf.shape[1:] for leaf in jax.tree.leaves(part.x)]
+        for part in (data.train, data.test)
+    ]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"compare: expected test inputs of shape {shapes[0]} like the training "
+            f"inputs, got {shapes[1]}"
+        )
+    bnn.check_outputs(data.test)
+
+
+def _open(out: str | Path | None, bnn: BNN, data: Split) -> Store | None:
+    if out is None:
+        return None
+    entries = description(bnn, data)
+    return Store.open(Path(out), digest(entries), entries)
+
+
+def _linearizes(method: AbstractMethod) -> bool:
+    """Does it start from the trained network?"""
+    empirical = isinstance(method, NTKGP) and isinstance(method.kernel, Empirical)
+    return isinstance(method, Laplace) or empirical
+
+
+def _needs_network(method: AbstractMethod) -> bool:
+    """Does it use what training finds: weights, or prior precision and noise?"""
+    return isinstance(method, MAP | DeepEnsemble) or _linearizes(method)
+
+
+def _share_training(
+    named: Mapping[str, AbstractMethod], units: dict[str, Unit], trainer: _Trainer
+) -> None:
+    """Count the training of the shared network in the cost of what starts from it."""
+    if trainer.unit is None:
+        return
+    training = trainer.unit.record["cost"]["fit_seconds"]
+    for name, method in named.items():
+        cost = units[name].record["cost"]
+        if cost is None or not _linearizes(method):
+            continue
+        own = cost["fit_seconds"]
+        shared = cost | {"fit_seconds": training + own, "after_training_seconds": own}
+        units[name] = units[name]._replace(record=units[name].record | {"cost": shared})
+
+
+def _train(
+    run: _Run, named: Mapping[str, AbstractMethod], bnn: BNN
+) -> tuple[BNN, _Trainer]:
+    """Train the shared network by the first MAP, or `MAP()`."""
+    if not any(_needs_network(method) for method in named.values()):
+        return bnn, _Trainer(None, None)
+    first = next((n for n, m in named.items() if isinstance(m, MAP)), None)
+    if first is None:
+        method = MAP(train=None) if bnn.trained else MAP()
+        unit = run.unit("MAP (shared training)", method, bnn)
+    else:
+        unit = run.unit(first, named[first], bnn)
+    if unit.bnn is None:
+        raise ValueError(f"the network could not be trained: {unit.record['reason']}")
+    return unit.bnn, _Trainer(first, unit)
+
+
+def _plan(
+    named: Mapping[str, AbstractMethod], bnn: BNN, data: Dataset, limits: Limits
+) -> dict[str, Estimate | str]:
+    """An estimate for each method, or why it will not be run."""
+    room = 0.8 * _free_memory() if limits.bytes is None else limits.bytes
+    plan: dict[str, Estimate | str] = {}
+    for name, method in named.items():
+        if isinstance(method, DeepEnsemble) and bnn.network.build is None:
+            plan[name] = (
+                "trains from scratch and needs a builder (key -> eqx.Module); got a "
+                "trained network only"
+            )
+            continue
+        need = estimate(method, bnn, data)
+        plan[name] = need
+        if need.bytes > room:
+            plan[name] = (
+                f"would need about {need.bytes / 1e9:.1f} GB of memory, "
+                f"{room / 1e9:.1f} GB are allowed: use fewer training rows, a smaller "
+                "structure such as KFAC(), or --max-memory"
+            )
+        elif need.seconds > limits.seconds:
+            plan[name] = (
+                f"would take about {need.seconds / 60:.0f} min, "
+                f"{limits.seconds / 60:.0f} min are allowed: use fewer training rows, "
+                "or --max-time"
+            )
+    return plan
+
+
+def _free_memory() -> float:
+    """Bytes of memory that are free, where the system tells; else 8 GB."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return 8e9
+
+
+def _skipped(name: str, method: AbstractMethod, seed: int, reason: str) -> Unit:
+    return Unit(empty_record(name, method, seed, "skipped", reason), {})
+
+
+def _tuned(bnn: BNN) -> list[Any]:
+    return [identity(bnn.prior), identity(bnn.likelihood)]
+
+
+def _pack(bnn: BNN) -> dict[str, np.ndarray]:
+    """A trained problem as arrays: weights, prior precision, noise scale."""
+    leaves = jax.tree.leaves(parameters(bnn.network.trained))
+    found = {f"network.{n:04d}": np.asarray(leaf) for n, leaf in enumerate(leaves)}
+    found["network.precision"] = np.asarray(bnn.prior.precision, np.float64)
+    if isinstance(bnn.likelihood, Gaussian):
+        found["network.noise"] = np.asarray(bnn.likelihood.scale, np.float64)
+    return found
+
+
+def _unpack(arrays: Mapping[str, np.ndarray], bnn: BNN) -> BNN:
+    """The problem with stored weights, precision and noise."""
+    model = bnn.network.trained
+    if model is None:
+        model = bnn.network.init(jax.random.key(0))
+    numbers = sorted(name for name in arrays if name[-4:].isdigit())
+    leaves = [jnp.asarray(arrays[name]) for name in numbers]
+    tree = jax.tree.unflatten(jax.tree.structure(parameters(model)), leaves)
+    trained = eqx.combine(tree, eqx.filter(model, eqx.is_inexact_array, inverse=True))
+    factor = float(arrays["network.precision"]) / float(bnn.prior.precision)
+    bnn = bnn.with_model(trained).with_prior(bnn.prior.scaled(factor))
+    if "network.noise" in arrays:
+        scale = arrays["network.noise"]
+        bnn = bnn.with_noise(float(scale) if scale.ndim == 0 else jnp.asarray(scale))
+    return bnn
+
+
+def _pointwise(units: Mapping[str, Unit]) -> dict[str, dict[str, np.ndarray]]:
+    return {
+        name: {
+            key.removeprefix("pointwise."): value
+            for key, value in unit.arrays.items()
+            if key.startswith("pointwise.")
+        }
+        for name, unit in units.items()
+    }
+
+
+def _folder(out: str | Path | None) -> Path | None:
+    return None if out is None else Path(out)
+
+
+def _write(
+    out: Path, document: dict[str, Any], units: Mapping[str, Unit], seed: int
+) -> None:
+    """Write predictions and run.json; run.json last, since it names the others."""
+    folder = out / "predictions"
+    folder.mkdir(exist_ok=True)
+    for record in document["methods"]:
+        if record["status"] != "done":
+            continue
+        arrays = {
+            key.removeprefix("prediction."): value
+            for key, value in units[record["label"]].arrays.items()
+            if key.startswith("prediction.")
+        }
+        name = f"{catalog.slug(record['label'])}-{seed}.npz"
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        write_bytes(folder / name, buffer.getvalue())
+        record["predictions"] = f"predictions/{name}"
+    write_json(out / "run.json", document)
+
+

@@ -1,0 +1,69 @@
+"""The report as one HTML page: no scripts, nothing loaded, always the same bytes."""
+
+from .document import Document, validate
+from .escape import plain
+from .methods import short_label
+from .sections import CODE_WORDS, anchors, sections, subtitle, title
+from .sections.blocks import Figure, Listing, Missing, Table, Text
+
+
+def page(document: Document) -> str:
+    """The whole report.
+
+    Args:
+        document: a run document; checked first.
+
+    Returns:
+        HTML text. Everything from the document is escaped.
+
+    Raises:
+        DocumentError: the document is not usable.
+        ModuleNotFoundError: jinja2 or matplotlib is not installed.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    from . import figures
+
+    validate(document)
+
+    def drawing(figure: Figure) -> Markup:
+        # The figure's labels were escaped when it was written as SVG.
+        return Markup(  # noqa: S704
+            figures.svg(document, figure.key, figure.title, figure.description)
+        )
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ntkuq.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        title=title(document),
+        subtitle=subtitle(document),
+        verdict=document["verdict"],
+        sections=sections(document),
+        kind=_kind,
+        drawing=drawing,
+        plain=plain,
+        short_label=short_label,
+        words=CODE_WORDS,
+        anchors=anchors(sections(document)),
+        version=plain(document["provenance"].get("ntkuq") or "version not recorded"),
+        created=plain(document["provenance"].get("created") or "date not recorded"),
+        schema=document["schema"],
+    )
+
+
+def _kind(block: object) -> str:
+    """Which part of the template shows a block."""
+    names = {
+        Table: "table",
+        Text: "text",
+        Listing: "listing",
+        Figure: "figure",
+        Missing: "missing",
+    }
+    return names[type(block)]

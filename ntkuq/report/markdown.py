@@ -1,0 +1,99 @@
+"""The report as GitHub-flavored Markdown, for pull requests and model cards."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .document import Document, validate
+from .escape import fence, markdown
+from .methods import short_label
+from .sections import CODE_WORDS, sections, subtitle, title
+from .sections.blocks import Block, Figure, Listing, Missing, Row, Table, Text
+
+
+def page(document: Document) -> str:
+    """The whole report, with the numbers of each figure in place of the drawing.
+
+    Args:
+        document: a run document; checked first.
+
+    Returns:
+        Markdown text. Everything from the document is escaped.
+
+    Raises:
+        DocumentError: the document is not usable.
+    """
+    validate(document)
+    return "\n".join(_lines(document)) + "\n"
+
+
+def _lines(document: Document) -> Iterator[str]:
+    yield f"# {markdown(title(document))}"
+    yield ""
+    yield markdown(subtitle(document))
+    yield ""
+    yield "## Verdict"
+    yield ""
+    for record in document["verdict"]:
+        yield _verdict_line(record)
+    if not document["verdict"]:
+        yield "The run has no verdict."
+    yield ""
+    for section in sections(document):
+        yield f"## {markdown(section.title)}"
+        yield ""
+        yield f"*{markdown(section.question)}*"
+        yield ""
+        for block in section.blocks:
+            yield from _block(block)
+            yield ""
+    yield "## Rules of the verdict"
+    yield ""
+    for rule, code in {r["rule"]: r["code"] for r in document["verdict"]}.items():
+        yield f"- **{markdown(CODE_WORDS.get(code, code))}**: {markdown(rule)}"
+
+
+def _verdict_line(record: Mapping[str, Any]) -> str:
+    about = CODE_WORDS.get(record["code"], record["code"])
+    if record.get("label") and record["code"] != "method":
+        about = f"{about}, {short_label(record)}"
+    answer, sentence = markdown(record["answer"]), markdown(record["sentence"])
+    return f"- **{answer}** · {markdown(about)}: {sentence}"
+
+
+def _block(block: Block) -> Iterator[str]:
+    if isinstance(block, Table):
+        yield from _table(block)
+    elif isinstance(block, Figure):
+        yield f"### {markdown(block.title)}"
+        yield ""
+        yield from _table(block.numbers)
+    elif isinstance(block, Missing):
+        yield f"### {markdown(block.title)}"
+        yield ""
+        yield f"Not available: {markdown(block.reason)}"
+    elif isinstance(block, Listing):
+        yield f"### {markdown(block.title)}"
+        yield ""
+        yield fence(block.text)
+        yield block.text
+        yield fence(block.text)
+    elif isinstance(block, Text):
+        yield markdown(block.text)
+
+
+def _table(table: Table) -> Iterator[str]:
+    yield markdown(table.caption)
+    yield ""
+    yield _table_line(table.columns)
+    yield "|" + " --- |" * len(table.columns)
+    for row in table.rows:
+        yield _table_line(_cells(row, len(table.columns) - 1))
+
+
+def _cells(row: Row, width: int) -> list[str]:
+    cells = row.cells if row.note is None else (row.note,)
+    return [row.header, *cells, *[""] * (width - len(cells))]
+
+
+def _table_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(markdown(cell) for cell in cells) + " |"

@@ -1,0 +1,254 @@
+"""The rules of the verdict: pure functions of numbers, and their text."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from .formats import Number
+
+
+type Answer = Literal["yes", "slightly", "no", "cannot tell"]
+
+TOLERANCE = 0.03  # how far coverage or calibration error may be off
+
+LEVEL = 0.90  # the intervals that the verdict judges
+
+SHAPE_P = 0.01  # a uniformity test below this is a wrong shape
+
+SMALLEST_RANKING = 100  # test points below which no ranking is attempted
+
+POWER = 0.8  # chance of a "yes" for a calibrated method in "about n are needed"
+
+# Each rule as printed beside its sentence; {tolerance} is in percentage points.
+RULES: Mapping[str, str] = {
+    "method": (
+        "Candidates are the methods whose Holm-adjusted paired difference to the best"
+        " mean score is not distinguishable from zero. Recommended is the one that is"
+        " cheapest to fit, among those whose intervals are not judged “no” if there"
+        f" are any. With fewer than {SMALLEST_RANKING} test points, or if every method"
+        " is a candidate, the test set cannot rank them."
+    ),
+    "intervals": (
+        "Exact binomial intervals for the coverage. Yes: the 90 % interval lies within"
+        " {tolerance} points of the nominal level (two one-sided tests at 5 %)."
+        " No: the 95 % interval, which is the one shown, lies wholly outside that"
+        " range. Slightly: it excludes the nominal level but touches the range."
+        " Otherwise: cannot tell. Points needed: for a calibrated method to get its"
+        f" yes with {100 * POWER:.0f} % chance. Points are taken as independent."
+    ),
+    "reliability": (
+        "95 % interval of the expected calibration error. Yes: wholly below"
+        " {tolerance} points. No: wholly above. Slightly: it contains {tolerance}"
+        " points, and more bins leave the consistency band than chance allows"
+        " (binomial test at 5 %). Otherwise: cannot tell. Points needed: for an"
+        " interval that ends below {tolerance} points if the error stays as it is."
+    ),
+    "shape": (
+        "Fires when the test of uniform probability integral transforms has"
+        f" p < {SHAPE_P} although the coverage is not judged “no”."
+    ),
+    "audit": (
+        "Issues: failed methods, hyper-parameters at a search bound, data warnings,"
+        " scores that are not finite. Tips: skipped methods, cautions of the"
+        " comparison, jitter added to a factorization. No if there is an issue,"
+        " slightly if there are only tips."
+    ),
+}
+
+
+def binomial_interval(hits: int, n: int, confidence: float) -> tuple[float, float]:
+    """Exact (Clopper–Pearson) interval of a proportion.
+
+    Args:
+        hits: successes, 0 to n.
+        n: trials.
+        confidence: two-sided, such as 0.95.
+
+    Returns:
+        Lower and upper end; (0, 1) for n = 0.
+
+    References:
+        Clopper and Pearson, Biometrika 26 (1934).
+
+    >>> [round(end, 3) for end in binomial_interval(90, 100, 0.95)]
+    [0.824, 0.951]
+    """
+    from scipy.special import betaincinv  # quantile function of the beta law
+
+    tail = (1 - confidence) / 2
+    lower = float(betaincinv(hits, n - hits + 1, tail)) if hits > 0 else 0.0
+    upper = float(betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
+    return lower, upper
+
+
+def coverage_answer(
+    hits: int, n: int, level: Number, tolerance: Number = TOLERANCE
+) -> Answer:
+    """Do intervals of this level hold this fraction of the points?
+
+    Yes if the exact 90 % interval of the coverage lies in level ± tolerance, no if the
+    95 % interval lies wholly outside, slightly if it excludes the level, else unknown.
+
+    >>> coverage_answer(2718, 3000, 0.9), coverage_answer(90, 100, 0.9)
+    ('yes', 'cannot tell')
+    """
+    if n == 0:
+        return "cannot tell"
+    bottom, top = level - tolerance, level + tolerance
+    lower, upper = binomial_interval(hits, n, 0.90)
+    if bottom <= lower and upper <= top:
+        return "yes"
+    lower, upper = binomial_interval(hits, n, 0.95)
+    if upper < bottom or lower > top:
+        return "no"
+    return "cannot tell" if lower <= level <= upper else "slightly"
+
+
+def points_needed(
+    level: Number, tolerance: Number = TOLERANCE, power: Number = POWER
+) -> int:
+    """Test points for which a calibrated method gets its yes with this chance.
+
+    Args:
+        level: nominal coverage.
+        tolerance: as in `coverage_answer`.
+        power: the chance.
+
+    Returns:
+        A number of points, rounded up to two digits.
+
+    >>> points_needed(0.9)
+    900
+    """
+    low, high = 1, 16
+    while _chance_of_yes(high, level, tolerance) < power:
+        low, high = high, 2 * high
+        if high > 10**7:
+            break
+    while high - low > max(1, low // 200):
+        middle = (low + high) // 2
+        if _chance_of_yes(middle, level, tolerance) < power:
+            low = middle
+        else:
+            high = middle
+    return two_digits_up(high)
+
+
+def _chance_of_yes(n: int, level: Number, tolerance: Number) -> float:
+    """Probability of the yes region of hits, found by bisection at both ends."""
+    from scipy.stats import binom
+
+    bottom, top = level - tolerance, level + tolerance
+    first = _first(n, lambda k: binomial_interval(k, n, 0.90)[0] >= bottom)
+    last = _first(n, lambda k: binomial_interval(k, n, 0.90)[1] > top) - 1
+    if first > last:
+        return 0.0
+    return float(binom.cdf(last, n, level) - binom.cdf(first - 1, n, level))
+
+
+def _first(n: int, condition) -> int:
+    """Smallest k in 0..n that meets a condition monotone in k, else n + 1."""
+    low, high = 0, n + 1
+    while low < high:
+        middle = (low + high) // 2
+        if condition(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def two_digits_up(n: Number) -> int:
+    """Round up to two significant digits, forgiving one per cent.
+
+    >>> two_digits_up(901), two_digits_up(915)
+    (900, 910)
+    """
+    unit = 10 ** max(0, math.floor(math.log10(max(n, 1))) - 1)
+    return int(math.ceil(0.99 * n / unit) * unit)
+
+
+def reliability_answer(
+    interval: Sequence[Number],
+    bins_outside: int,
+    bins: int,
+    tolerance: Number = TOLERANCE,
+) -> Answer:
+    """Is the expected calibration error of class probabilities within the tolerance?
+
+    Args:
+        interval: 95 % interval of the error, as a fraction.
+        bins_outside: bins that leave their pointwise 95 % consistency band.
+        bins: bins with points in them.
+        tolerance: as a fraction.
+
+    >>> (
+    ...     reliability_answer((0.005, 0.021), 0, 10),
+    ...     reliability_answer((0.02, 0.05), 4, 10),
+    ... )
+    ('yes', 'slightly')
+    """
+    from scipy.stats import binom
+
+    lower, upper = interval
+    if upper < tolerance:
+        return "yes"
+    if lower > tolerance:
+        return "no"
+    by_chance = float(binom.sf(bins_outside - 1, bins, 0.05)) if bins else 1.0
+    return "slightly" if by_chance < 0.05 else "cannot tell"
+
+
+def shape_is_wrong(p: Number | None, coverage: Answer) -> bool:
+    """Whether to say that the shape is wrong although the coverage is not."""
+    return p is not None and p < SHAPE_P and coverage != "no"
+
+
+class Candidate(NamedTuple):
+    """What the recommendation needs to know of a method."""
+
+    label: str
+    seconds: Number | None  # to fit; None counts as the most expensive
+    intervals: Answer  # coverage verdict, or reliability for classes
+    tied: bool  # not distinguishable from the best, or the best itself
+
+
+class Choice(NamedTuple):
+    """The recommended candidate and why."""
+
+    place: int  # among the candidates
+    tied: tuple[int, ...]  # not distinguishable from the best
+    passed_over: tuple[int, ...]  # cheaper, but their intervals are judged "no"
+    ranked: bool  # False: this test set cannot rank the methods
+    sound: bool  # False: the intervals of every tied method are judged "no"
+
+
+def choose(candidates: Sequence[Candidate], n: int) -> Choice:
+    """The cheapest method that the data cannot tell from the best.
+
+    Args:
+        candidates: at least one, at least one of them tied.
+        n: test points.
+
+    Returns:
+        The choice. Equal costs go to the earlier method.
+
+    >>> methods = [
+    ...     Candidate("MAP", 0.4, "no", True),
+    ...     Candidate("Laplace", 1.4, "yes", True),
+    ...     Candidate("NTK-GP", 0.1, "yes", False),
+    ... ]
+    >>> choose(methods, n=3000)
+    Choice(place=1, tied=(0, 1), passed_over=(0,), ranked=True, sound=True)
+    """
+
+    def price(i: int) -> Number:
+        cost = candidates[i].seconds
+        return math.inf if cost is None else cost
+
+    tied = tuple(i for i, method in enumerate(candidates) if method.tied)
+    sound = tuple(i for i in tied if candidates[i].intervals != "no")
+    index = min(sound or tied, key=price)
+    passed_over = tuple(i for i in tied if sound and price(i) < price(index))
+    ranked = n >= SMALLEST_RANKING and len(tied) < len(candidates)
+    return Choice(index, tied, passed_over, ranked, bool(sound))

@@ -1,0 +1,182 @@
+"""Can I trust it? Coverage and quantiles, or the reliability of probabilities."""
+
+from collections.abc import Iterable, Sequence
+
+from ntkuq.report import formats
+from ntkuq.report.document import Document
+from ntkuq.report.formats import Number
+from ntkuq.report.methods import curve_rows, distinct_labels, thin, with_curve
+
+from .blocks import Block, Figure, Row, Section, Table
+from .words import as_percentage, lacking, said, sentences
+
+
+def trust_section(document: Document) -> Section:
+    """Coverage and quantiles for regression, reliability for classes."""
+    if document["problem"]["task"] == "regression":
+        question = "Do 90 % intervals contain 90 %, everywhere in the distribution?"
+        blocks: tuple[Block, ...] = (
+            _coverage_block(document),
+            _shape_block(document),
+        )
+    else:
+        question = "When it says 80 %, is it right 80 % of the time?"
+        blocks = (_reliability_block(document),)
+    return Section("trust", "Can I trust it?", question, blocks)
+
+
+def _coverage_block(document: Document) -> Block:
+    heading = "Coverage of intervals, minus their level"
+    shown = with_curve(document, "coverage")
+    if not shown:
+        why = "the run has no coverage curves: no finished method gave intervals."
+        return lacking(document, "coverage", heading, why)
+    labels = distinct_labels(document)
+    levels = _shown_levels(document, shown)
+    rows = tuple(Row(labels[i], _coverage_cells(document, i, levels)) for i in shown)
+    return Figure(
+        "coverage",
+        heading,
+        "Zero is a calibrated method: its intervals hold as many points as they claim."
+        " Below zero: too narrow. The gray band is where a calibrated method would be"
+        " at this number of points, 95 times in 100, at each level.",
+        "Observed minus nominal coverage by level. " + said(document, "coverage"),
+        Table(
+            "Observed coverage in %, by nominal level; in brackets where a calibrated"
+            " method would be, 95 times in 100.",
+            ("Method", *(f"{formats.level(level)} %" for level in levels)),
+            rows,
+        ),
+    )
+
+
+def _shown_levels(document: Document, shown: Iterable[int]) -> tuple[Number, ...]:
+    """Up to nine levels of the first curve that the table under the figure lists."""
+    first = next(iter(shown))
+    rows = curve_rows(document["methods"][first], "coverage")
+    available = [round(row[0], 4) for row in rows]
+    wanted = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    near = {min(available, key=lambda a, w=w: abs(a - w)) for w in wanted}
+    return tuple(sorted(near))
+
+
+def _coverage_cells(
+    document: Document, index: int, levels: Sequence[Number]
+) -> tuple[str, ...]:
+    by_level = {
+        round(row[0], 4): row
+        for row in curve_rows(document["methods"][index], "coverage")
+    }
+    cells = []
+    for level in levels:
+        if level in by_level:
+            _, observed, lower, upper = by_level[level]
+            band = formats.percents((lower, upper))
+            cells.append(f"{formats.percent(observed)}\n{band}")
+        else:
+            cells.append(f"{formats.MISSING} (not in the curve)")
+    return tuple(cells)
+
+
+def _shape_block(document: Document) -> Block:
+    heading = "Are all predicted quantiles right?"
+    shown = with_curve(document, "pit")
+    if not shown:
+        why = (
+            "the run has no curves of the probability integral transform: no finished"
+            " method gave a whole predictive distribution."
+        )
+        return lacking(document, "shape", heading, why)
+    labels = distinct_labels(document)
+    lines, rows = [], []
+    for i in shown:
+        score = (document["methods"][i].get("scores") or {}).get("pit_ks") or {}
+        points = curve_rows(document["methods"][i], "pit")
+        outside = sum(not low <= value <= high for _, value, low, high in points)
+        share = formats.percent(outside / len(points), 0)
+        gap = as_percentage(score)
+        p = formats.p_value(score.get("p"))
+        lines.append(
+            f"{labels[i]}: {share} % of the curve leaves the band, p-value {p}"
+        )
+        largest = max(points, key=lambda row: abs(row[1] - row[0]))
+        rows.append(
+            Row(
+                labels[i],
+                (
+                    formats.estimate(gap) if score else formats.MISSING,
+                    formats.interval(gap) or formats.MISSING,
+                    p,
+                    _quantile_gap(*largest[:2]),
+                    f"{share} %",
+                ),
+            )
+        )
+    return Figure(
+        "shape",
+        heading,
+        "For every quantile, the share of test points below it, minus the share that"
+        " should be there. Above zero on the left and below on the right: too narrow."
+        " Above zero throughout: predictions too high. A calibrated method stays inside"
+        " the gray band throughout, 95 times in 100.",
+        "Share of points below each predicted quantile, minus the quantile. "
+        + sentences(lines),
+        Table(
+            "Largest gap between observed and predicted quantiles, in points"
+            " (Kolmogorov–Smirnov distance), and the test of uniformity.",
+            (
+                "Method",
+                "Largest gap ± SE",
+                "95 % interval",
+                "p",
+                "Where",
+                "Outside the band",
+            ),
+            tuple(rows),
+        ),
+    )
+
+
+def _quantile_gap(grid: Number, observed: Number) -> str:
+    return f"{formats.percent(grid)} % quantile holds {formats.percent(observed)} %"
+
+
+def _reliability_block(document: Document) -> Block:
+    heading = "Accuracy minus stated confidence"
+    shown = with_curve(document, "reliability")
+    if not shown:
+        why = "the run has no reliability curves."
+        return lacking(document, "reliability", heading, why)
+    labels = distinct_labels(document)
+    rows = []
+    for i in shown:
+        for confidence, accuracy, count, lower, upper in thin(
+            curve_rows(document["methods"][i], "reliability"), 20
+        ):
+            band = formats.percents((lower, upper))
+            rows.append(
+                Row(
+                    labels[i],
+                    (
+                        formats.percent(confidence),
+                        formats.percent(accuracy),
+                        band,
+                        formats.count(count),
+                    ),
+                )
+            )
+    return Figure(
+        "reliability",
+        heading,
+        "Zero is a calibrated method. Below zero: too sure. Larger and darker points"
+        " stand for more test points, as do the bars at the bottom. The gray band is"
+        " where a calibrated method with these confidences would be, 95 times in 100.",
+        "Accuracy minus stated confidence by confidence. "
+        + said(document, "reliability"),
+        Table(
+            "Accuracy by stated confidence, in %, with the range in which a calibrated"
+            " method would be, 95 times in 100.",
+            ("Method", "Confidence", "Accuracy", "Consistency band", "n"),
+            tuple(rows),
+        ),
+    )
