@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "the same problem, scores them, and writes one report."
         ),
         args=None if arguments is None else list(arguments),
-        config=(tyro.conf.FlagCreatePairsOff,),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
     return run(command)
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(command: Common) -> int:
     """Run a parsed command."""
     try:
-        return command.run()
+        return command.execute()
     except KeyboardInterrupt:
         _say(command.interrupted())
         return INTERRUPTED

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ntkuq.cli.commands.compare import Compare
 
 #: Hidden units of the network that is used where none is given, by task.
-REGRESSION_WIDTH, CLASSES_WIDTH = 50, 32
+REGRESSION_WIDTH, CLASSES_WIDTH = 50, 20
 #: Shares of training and test rows of a file.
 SHARES = (0.8, 0.2)
 
@@ -114,10 +114,6 @@ def load_bnn(flags: Compare, data: Split) -> tuple[nq.BNN, list[str]]:
     prior = parse(flags.prior)
     if not isinstance(prior, AbstractPrior):
         raise UsageError(f"--prior: expected a prior, got {flags.prior!r}")
-    if flags.scaling not in {"auto", "none", "standardize"}:
-        raise UsageError(
-            f"--scaling: expected auto, none or standardize, got {flags.scaling!r}"
-        )
     if flags.model is None:
         if flags.weights is not None:
             raise UsageError("--weights needs MODEL, the builder of the network")

@@ -93,9 +93,7 @@ class LogEI(AbstractAcquisition):
         scale = jnp.where(known, 1.0, std)
         value = jnp.log(scale) + log_improvement(gain / scale)
         certain = jnp.log(jnp.where(known & (gain > 0), gain, 1.0))
-        return jnp.where(
-            known, jnp.where(gain > 0, certain, -jnp.inf), value
-        )
+        return jnp.where(known, jnp.where(gain > 0, certain, -jnp.inf), value)
 
 
 class UCB(AbstractAcquisition):

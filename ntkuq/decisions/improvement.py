@@ -33,8 +33,8 @@ def log_improvement(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
     the fraction is Laplace's.
 
     >>> import jax.numpy as jnp
-    >>> [f"{v:.7g}" for v in log_improvement(jnp.array([0.0, -10.0, -1e4]))]
-    ['-0.9189385', '-55.55314', '-5.000002e+07']
+    >>> [f"{v:.5g}" for v in log_improvement(jnp.array([0.0, -10.0, -1e4]))]
+    ['-0.91894', '-55.553', '-5e+07']
     """
     tail = z <= -TAIL
     # each branch sees only values that it can take: no NaN reaches the gradient

@@ -65,8 +65,8 @@ class Analytic(AbstractNetworkKernel):
 
     def covariance(self, bnn, x, scale):
         raise TypeError(
-            "GP(kernel=Analytic()) could mean two covariances: say NNGP(Analytic()) for "
-            "the random network, NTKGP(Analytic()) for its linearization"
+            "GP(kernel=Analytic()) could mean two covariances: say NNGP(Analytic()) "
+            "for the random network, NTKGP(Analytic()) for its linearization"
         )
 
     def nngp(self, bnn, x, scale):

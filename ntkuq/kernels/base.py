@@ -1,4 +1,4 @@
-"""The interfaces of kernels: a strategy, and the covariance it makes for one problem."""
+"""The interfaces of kernels: a strategy, and the covariance it makes."""
 
 from __future__ import annotations
 

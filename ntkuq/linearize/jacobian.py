@@ -18,11 +18,12 @@ class Outer(eqx.Module):
     """J of a matrix: J[n, c, o, i] = sum_t g[n, c, t, o] a[n, t, i].
 
     a: data at the site, (N, T, I); g: output gradients there, (N, C, T, O); T runs over
-    the positions at which the layer is applied (1 for a plain dense layer).
+    the positions at which the layer is applied (1 for a plain dense layer). Inside
+    `jax.vmap` there is no N.
     """
 
-    a: Float[Array, "N T I"]
-    g: Float[Array, "N C T O"]
+    a: Float[Array, "*N T I"]
+    g: Float[Array, "*N C T O"]
     output_first: bool = eqx.field(static=True)
 
     def dense(self) -> Float[Array, "N C P"]:
@@ -35,7 +36,7 @@ class Outer(eqx.Module):
 class Dense(eqx.Module):
     """J of any other leaf, raveled: (N, C, P)."""
 
-    j: Float[Array, "N C P"]
+    j: Float[Array, "*N C P"]
 
     def dense(self) -> Float[Array, "N C P"]:
         """The Jacobian itself."""
@@ -48,7 +49,7 @@ class Factors(eqx.Module):
     outputs: (N, C). leaves: one `Outer` or `Dense` for each leaf of the subset.
     """
 
-    outputs: Float[Array, "N C"]
+    outputs: Float[Array, "*N C"]
     leaves: tuple[Outer | Dense, ...]
 
 
@@ -59,6 +60,8 @@ class Jacobian(eqx.Module):
         model: the network, one example in.
         plan: where its leaves meet data (`find_sites`).
         subset: positions of the leaves that vary, in increasing order.
+        shift: raveled leaves; where given, the outputs reported with the factors are
+            those of the linearized network, f + J shift.
 
     Build one with `Jacobian.at(model, example)`.
     """
@@ -66,6 +69,7 @@ class Jacobian(eqx.Module):
     model: PyTree
     plan: Plan = eqx.field(static=True)
     subset: tuple[int, ...] = eqx.field(static=True)
+    shift: list[Array] | None = None
 
     @staticmethod
     def at(model: PyTree, example: PyTree, subset: Callable | None = None) -> Jacobian:
@@ -88,9 +92,16 @@ class Jacobian(eqx.Module):
         """The number of parameters P in the subset."""
         return sum(math.prod(self.plan.shapes[n]) for n in self.subset)
 
+    def site(self, leaf: int) -> Site | None:
+        """The one matrix product of a leaf with an `Outer` factor; else `None`."""
+        met = [site for site in self.plan.sites if site.leaf == leaf]
+        return met[0] if len(met) == 1 and met[0].kind == "dense" else None
+
     def cast(self, dtype) -> Jacobian:
         """The same Jacobian with all floating-point leaves of the model in `dtype`."""
-        return Jacobian(cast(self.model, dtype), self.plan, self.subset)
+        return Jacobian(
+            cast(self.model, dtype), self.plan, self.subset, cast(self.shift, dtype)
+        )
 
     def unravel(self, vector: Float[Array, " P"]) -> list[Float[Array, "..."]]:
         """A vector of the subset's parameters as a list of leaves."""
@@ -111,7 +122,24 @@ class Jacobian(eqx.Module):
 
     def factors(self, x: PyTree) -> Factors:
         """Outputs and factors of a batch x (N, …): one forward, C backward passes."""
-        return jax.vmap(self._example)(x)
+        factors = jax.vmap(self._example)(x)
+        if self.shift is None:
+            return factors
+        return Factors(self.linear(x, self.shift), factors.leaves)
+
+    def linear(self, x: PyTree, shift: list[Array]) -> Float[Array, "N C"]:
+        """f(x) + J(x) shift at x (N, …), by one forward-mode pass.
+
+        shift: raveled leaves of the subset.
+        """
+        shaped = [s.reshape(a.shape) for s, a in zip(shift, self.leaves, strict=True)]
+
+        def outputs(leaves: list[Array]) -> Array:
+            model = self.replace(leaves)
+            return jax.vmap(lambda a: forward(model, a))(x)
+
+        value, tangent = jax.jvp(outputs, (self.leaves,), (shaped,))
+        return value + tangent
 
     def _example(self, x: PyTree) -> Factors:
         every = jax.tree.leaves(parameters(self.model))
@@ -132,7 +160,9 @@ class Jacobian(eqx.Module):
             return trace(self.model, x, recorder), recorder.inputs
 
         deltas = [jnp.zeros(site.shape, dtype) for site in sites]
-        out, pull, data = jax.vjp(run, deltas, [every[n] for n in generic], has_aux=True)
+        out, pull, data = jax.vjp(
+            run, deltas, [every[n] for n in generic], has_aux=True
+        )
         basis = jnp.eye(out.shape[0], dtype=out.dtype)
         at_sites, at_leaves = jax.vmap(pull)(basis)
         found: dict[int, list[Outer | Dense]] = {n: [] for n in self.subset}

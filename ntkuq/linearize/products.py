@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ntkuq.linearize.jacobian import Factors, Jacobian, Outer
+
 
 #: Bytes that one chunk of factors may take (a chunk is what is alive at once).
 CHUNK_BYTES = 2**28
@@ -20,6 +22,10 @@ def gram(
     """J1 diag(variance) J2^T, the empirical NTK for a prior variance a leaf.
 
     For a dense layer met once this is (a a') (g g'), without any P-sized object.
+
+    Args:
+        left, right: factors of N and M examples.
+        variances: one number, (), for each leaf.
     """
     total = 0.0
     for one, two, variance in zip(left.leaves, right.leaves, variances, strict=True):
@@ -64,7 +70,7 @@ def _matrix(leaf: Outer, v: Float[Array, " P"]) -> Float[Array, "O I"]:
 
 
 def dense(factors: Factors, deviations: list[Array]) -> Float[Array, "N C P"]:
-    """J diag(deviation): the explicit Jacobian with each leaf's columns scaled."""
+    """J diag(deviation): the explicit Jacobian, each leaf scaled by one number."""
     parts = [
         leaf.dense() * deviation
         for leaf, deviation in zip(factors.leaves, deviations, strict=True)
@@ -73,8 +79,30 @@ def dense(factors: Factors, deviations: list[Array]) -> Float[Array, "N C P"]:
 
 
 def chunk_size(jacobian: Jacobian, outputs: int, itemsize: int) -> int:
-    """Examples whose dense Jacobian rows fit into `CHUNK_BYTES`."""
-    return max(1, CHUNK_BYTES // max(1, jacobian.size * outputs * itemsize))
+    """Examples whose dense Jacobian rows fit into `CHUNK_BYTES`.
+
+    A row costs C (A + P) numbers: C backward passes through A activations, and the
+    row itself.
+    """
+    numbers = outputs * (jacobian.plan.activations + jacobian.size)
+    return max(1, CHUNK_BYTES // max(1, numbers * itemsize))
+
+
+def factor_chunk_size(jacobian: Jacobian, outputs: int, itemsize: int) -> int:
+    """Examples whose factors fit into `CHUNK_BYTES`.
+
+    A dense layer met once costs I + C O numbers; every other leaf is counted dense,
+    C P, which some of its products need.
+    """
+    numbers = outputs * jacobian.plan.activations
+    for leaf in jacobian.subset:
+        shape, site = jacobian.plan.shapes[leaf], jacobian.site(leaf)
+        if site is None or site.positions > 1:
+            numbers += outputs * math.prod(shape)
+        else:
+            out, into = shape if site.output_first else shape[::-1]
+            numbers += into + outputs * out
+    return max(1, CHUNK_BYTES // max(1, numbers * itemsize))
 
 
 def rows(x: PyTree) -> int:

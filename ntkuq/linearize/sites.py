@@ -9,7 +9,7 @@ which sends the whole leaf on the generic route (its dense Jacobian).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import NamedTuple
 
 import equinox as eqx
@@ -30,7 +30,8 @@ class Site(NamedTuple):
     leaf: position of the leaf in `jax.tree.leaves(parameters(model))`.
     kind: "dense" (a matrix contracted with data) or "bias" (a vector added).
     output_first: dense only: is the leaf (out, in), Equinox's layout?
-    shape: shape of the operation's output, (*positions, out) after `arrange`.
+    shape: shape of the operation's output.
+    permutation: brings the output's axes to (*positions, out).
     """
 
     leaf: int
@@ -38,6 +39,11 @@ class Site(NamedTuple):
     output_first: bool
     shape: tuple[int, ...]
     permutation: tuple[int, ...]
+
+    @property
+    def positions(self) -> int:
+        """How often one example meets the leaf here (1 for a plain dense layer)."""
+        return math.prod(self.shape[axis] for axis in self.permutation[:-1])
 
 
 class Recorder:
@@ -173,11 +179,16 @@ for _primitive in (primitives.scan_p, primitives.while_p, primitives.cond_p):
 
 
 class Plan(eqx.Module):
-    """Where each parameter leaf of a network meets data, found by `find_sites`."""
+    """Where each parameter leaf of a network meets data, found by `find_sites`.
+
+    sites: in the order of the forward pass. generic: the leaves without one. shapes: of
+    all leaves. activations: numbers that the forward pass of one example makes.
+    """
 
     sites: tuple[Site, ...] = eqx.field(static=True)
     generic: tuple[int, ...] = eqx.field(static=True)
     shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    activations: int = eqx.field(static=True)
 
     @property
     def leaves(self) -> int:
@@ -234,8 +245,7 @@ def find_sites(model: PyTree, x: PyTree) -> Plan:
         try:
             jax.eval_shape(run, leaves, x)
         except NotImplementedError:  # quax has no rule for custom_vjp
-            jax.eval_shape(forward, model, x)
-            return Plan((), everything, shapes)
+            return Plan((), everything, shapes, _activations(model, x))
         (recorder,) = seen
         # a leaf met at a site first and materialized later is generic as a whole
         if recorder.generic == set(generic):
@@ -243,4 +253,34 @@ def find_sites(model: PyTree, x: PyTree) -> Plan:
         generic = frozenset(recorder.generic)
     met = {site.leaf for site in recorder.sites}
     unmet = tuple(n for n in everything if n not in met)
-    return Plan(tuple(recorder.sites), unmet, shapes)
+    return Plan(tuple(recorder.sites), unmet, shapes, _activations(model, x))
+
+
+def _activations(model: PyTree, x: PyTree) -> int:
+    """The size of all intermediate arrays of one forward pass."""
+    arrays, rest = eqx.partition(model, eqx.is_array)
+
+    def run(arrays, x):
+        return forward(eqx.combine(arrays, rest), x)
+
+    return _made(jax.make_jaxpr(run)(arrays, x).jaxpr)
+
+
+def _made(jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = [_made(sub) for sub in _inner(equation.params)]
+        own = sum(math.prod(var.aval.shape) for var in equation.outvars)
+        repeats = equation.params.get("length", 1)
+        total += max(own, repeats * sum(inner))
+    return total
+
+
+def _inner(params: dict) -> list:
+    """The jaxprs inside an equation: of a jitted function, a loop, a branch."""
+    found = []
+    for value in params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, core.ClosedJaxpr | core.Jaxpr):
+                found.append(getattr(part, "jaxpr", part))
+    return found

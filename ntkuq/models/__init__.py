@@ -1,34 +1,45 @@
 """Models: network, likelihood, prior and scaling, which make up the `BNN`."""
 
-from ntkuq.models.architectures import describe as describe
-from ntkuq.models.architectures import mlp as mlp
+from ntkuq.models.architectures import describe as describe, mlp as mlp
 from ntkuq.models.bnn import BNN as BNN
-from ntkuq.models.likelihoods import AbstractLikelihood as AbstractLikelihood
-from ntkuq.models.likelihoods import Bernoulli as Bernoulli
-from ntkuq.models.likelihoods import Categorical as Categorical
-from ntkuq.models.likelihoods import Gaussian as Gaussian
-from ntkuq.models.likelihoods import HeteroscedasticGaussian as HeteroscedasticGaussian
-from ntkuq.models.likelihoods import Marginal as Marginal
-from ntkuq.models.likelihoods import Poisson as Poisson
-from ntkuq.models.network import Network as Network
-from ntkuq.models.network import cast as cast
-from ntkuq.models.network import count as count
-from ntkuq.models.network import forward as forward
-from ntkuq.models.network import parameters as parameters
-from ntkuq.models.priors import AbstractPrior as AbstractPrior
-from ntkuq.models.priors import FanInPrior as FanInPrior
-from ntkuq.models.priors import NormalPrior as NormalPrior
-from ntkuq.models.scaling import AbstractScaling as AbstractScaling
-from ntkuq.models.scaling import Identity as Identity
-from ntkuq.models.scaling import Standardize as Standardize
-from ntkuq.models.train import Train as Train
-from ntkuq.models.train import Trained as Trained
-from ntkuq.models.train import TrainingError as TrainingError
-from ntkuq.models.train import log_likelihoods as log_likelihoods
-from ntkuq.models.train import as_arrays as as_arrays
-from ntkuq.models.hyperparameters import AbstractTune as AbstractTune
-from ntkuq.models.hyperparameters import Fixed as Fixed
-from ntkuq.models.hyperparameters import Hyperparameter as Hyperparameter
-from ntkuq.models.hyperparameters import MarginalLikelihood as MarginalLikelihood
-from ntkuq.models.text import constructor as constructor
-from ntkuq.models.text import identity as identity
+from ntkuq.models.hyperparameters import (
+    AbstractTune as AbstractTune,
+    Fixed as Fixed,
+    Hyperparameter as Hyperparameter,
+    MarginalLikelihood as MarginalLikelihood,
+)
+from ntkuq.models.likelihoods import (
+    AbstractLikelihood as AbstractLikelihood,
+    Bernoulli as Bernoulli,
+    Categorical as Categorical,
+    Gaussian as Gaussian,
+    HeteroscedasticGaussian as HeteroscedasticGaussian,
+    Marginal as Marginal,
+    Poisson as Poisson,
+)
+from ntkuq.models.network import (
+    Network as Network,
+    cast as cast,
+    check_finite as check_finite,
+    count as count,
+    forward as forward,
+    parameters as parameters,
+)
+from ntkuq.models.priors import (
+    AbstractPrior as AbstractPrior,
+    FanInPrior as FanInPrior,
+    NormalPrior as NormalPrior,
+)
+from ntkuq.models.scaling import (
+    AbstractScaling as AbstractScaling,
+    Identity as Identity,
+    Standardize as Standardize,
+)
+from ntkuq.models.text import constructor as constructor, identity as identity
+from ntkuq.models.train import (
+    Train as Train,
+    Trained as Trained,
+    TrainingError as TrainingError,
+    as_arrays as as_arrays,
+    log_likelihoods as log_likelihoods,
+)

@@ -6,13 +6,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, PyTree
 
 from ntkuq.data import Dataset
-from ntkuq.models.likelihoods import AbstractLikelihood
+from ntkuq.models.likelihoods import AbstractLikelihood, Categorical
 from ntkuq.models.network import Network, as_network, count, forward, parameters
 from ntkuq.models.priors import AbstractPrior, NormalPrior
 from ntkuq.models.scaling import AbstractScaling, Identity
+
+
+def _whole(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.integer)
 
 
 def _as_scaling(value: AbstractScaling | None) -> AbstractScaling:
@@ -89,7 +94,13 @@ class BNN(eqx.Module):
         return BNN(**(fields | changes))
 
     def prepare(self, data: Dataset) -> BNN:
-        """The problem with its scaling fitted on `data`; checks outputs and targets."""
+        """The problem with its scaling fitted on `data`, which are checked.
+
+        Raises:
+            TypeError: for class labels that are not integers.
+            ValueError: where network, likelihood and data do not fit, or a constant
+                target is to be standardized.
+        """
         y = np.asarray(data.y)
         if self.likelihood.classes and not np.issubdtype(y.dtype, np.integer):
             raise TypeError(
@@ -105,38 +116,51 @@ class BNN(eqx.Module):
 
     def check_outputs(self, data: Dataset) -> None:
         """Raise `ValueError` where outputs, likelihood and targets do not fit."""
-        found, expected = self.outputs(data), self.likelihood.outputs(data.y)
-        name = type(self.likelihood).__name__
-        enough = found >= expected if self.likelihood.classes else found == expected
-        if self.likelihood.classes and found == 1 and expected > 1:
-            enough = False
-        if not enough:
+        expected, found = self.likelihood.outputs(data.y), self.outputs(data)
+        # a network may know more classes than this data set shows
+        several = isinstance(self.likelihood, Categorical)
+        if found != expected and not (several and found > expected):
             raise ValueError(
-                f"{name} asks for {expected} network output(s) for these targets; "
-                f"the network has {found}: change its last layer or the likelihood"
+                f"{type(self.likelihood).__name__} asks for {expected} network "
+                f"output(s){' or more' if several else ''} for these targets; the "
+                f"network has {found}: change its last layer or the likelihood"
             )
 
     def outputs(self, data: Dataset) -> int:
-        """The number of network outputs C (nothing is computed)."""
-        example = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], jnp.float32), data.x
-        )
+        """The number of network outputs C (the network is traced, not run)."""
+        return self._outputs(data.x)
 
-        def shape(model, x):
-            return forward(model, x)
-
+    def _outputs(self, x: PyTree) -> int:
+        """The number of outputs for inputs like x, before or after scaling."""
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(x)]
+        if not shapes or any(len(s) == 0 or s[0] != shapes[0][0] for s in shapes):
+            raise ValueError(
+                "expected inputs with one leading axis of examples, got shapes "
+                f"{', '.join(str(s) for s in shapes) or 'none'}"
+            )
         if self.trained:
-            model = self.model
+            model, dtype = self.model, self.dtype
         else:
             model = eqx.filter_eval_shape(self.network.build, jax.random.key(0))
+            dtype = jnp.zeros(()).dtype
+
+        def example(leaf) -> jax.ShapeDtypeStruct:
+            keep = isinstance(self.scaling, Identity) and _whole(leaf)
+            return jax.ShapeDtypeStruct(leaf.shape[1:], jnp.int32 if keep else dtype)
+
         try:
-            return eqx.filter_eval_shape(shape, model, example).shape[0]
-        except (TypeError, ValueError) as error:
-            shapes = [leaf.shape for leaf in jax.tree.leaves(example)]
+            out = eqx.filter_eval_shape(forward, model, jax.tree.map(example, x))
+        # whatever a network raises on inputs that it does not take
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            what = ", ".join(str(s[1:]) for s in shapes)
             raise ValueError(
-                f"the network does not take one example of this data (shape "
-                f"{shapes[0] if len(shapes) == 1 else shapes}): {error}"
+                "expected a network that maps one example, of shape "
+                f"{what}, to its outputs as network(x), without a key or a state; it "
+                f"raised {type(error).__name__}: {error}. Check the number of features "
+                "(leading axis: examples), and switch randomness off in the network "
+                "(equinox.nn.inference_mode)"
             ) from error
+        return out.shape[0]
 
     def size(self) -> int:
         """The number of parameters P."""
@@ -144,12 +168,22 @@ class BNN(eqx.Module):
             return count(self.model)
         return count(eqx.filter_eval_shape(self.network.build, jax.random.key(0)))
 
-    def inputs(self, x: PyTree, dtype: np.dtype | None = None) -> PyTree:
-        """Network inputs (N, …): scaled, in the network's or the given dtype."""
-        dtype = dtype or (self.dtype if self.trained else jnp.zeros(()).dtype)
-        return jax.tree.map(lambda a: jnp.asarray(a, dtype), self.scaling.inputs(x))
+    def inputs(self, x: PyTree, dtype: DTypeLike | None = None) -> PyTree:
+        """Network inputs (N, …): scaled, in the network's or the given dtype.
 
-    def targets(self, data: Dataset, dtype: np.dtype | None = None) -> Array:
+        Without scaling, integers (tokens, categories) stay integers.
+
+        Raises:
+            ValueError: where the network does not take these inputs.
+        """
+        scaled = self.scaling.inputs(x)
+        self._outputs(scaled)
+        dtype = dtype or (self.dtype if self.trained else jnp.zeros(()).dtype)
+        return jax.tree.map(
+            lambda a: jnp.asarray(a, jnp.int32 if _whole(a) else dtype), scaled
+        )
+
+    def targets(self, data: Dataset, dtype: DTypeLike | None = None) -> Array:
         """Targets: (N, D) scaled floats, or (N,) class codes or counts as int32."""
         if not self.likelihood.continuous:
             return jnp.asarray(np.asarray(data.y, np.int32))

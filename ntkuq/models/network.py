@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 
@@ -69,7 +72,7 @@ def as_network(value: PyTree) -> Network:
 
 def forward(model: PyTree, x: PyTree) -> Float[Array, " C"]:
     """The outputs of one example, flattened to (C,)."""
-    return jax.numpy.ravel(model(x))
+    return jnp.ravel(model(x))
 
 
 def parameters(model: PyTree) -> PyTree:
@@ -77,21 +80,40 @@ def parameters(model: PyTree) -> PyTree:
     return eqx.filter(model, eqx.is_inexact_array)
 
 
-def cast(tree: PyTree, dtype: np.dtype) -> PyTree:
+def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
     """The tree with its floating-point arrays in `dtype`.
 
-    >>> cast({"w": jax.numpy.ones(2), "n": 3}, np.dtype("float16"))["w"].dtype
+    >>> cast({"w": jnp.ones(2), "n": 3}, np.dtype("float16"))["w"].dtype
     dtype('float16')
     """
 
     def turn(leaf: PyTree) -> PyTree:
         inexact = eqx.is_array(leaf) or isinstance(leaf, np.ndarray | np.generic)
-        inexact = inexact and jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact)
-        return jax.numpy.asarray(leaf, dtype) if inexact else leaf
+        inexact = inexact and jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return jnp.asarray(leaf, dtype) if inexact else leaf
 
     return jax.tree.map(turn, tree)
 
 
 def count(model: PyTree) -> int:
-    """The number of parameters P."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(parameters(model)))
+    """The number of parameters P, of a module or of its shapes."""
+    leaves = jax.tree.leaves(eqx.filter(model, _is_parameter))
+    return sum(math.prod(leaf.shape) for leaf in leaves)
+
+
+def _is_parameter(leaf: object) -> bool:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return eqx.is_inexact_array(leaf)
+
+
+def check_finite(model: PyTree) -> None:
+    """Raise `ValueError` where a weight is not finite, naming the leaf."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parameters(model)):
+        bad = int(np.sum(~np.isfinite(np.asarray(leaf))))
+        if bad:
+            raise ValueError(
+                f"expected finite weights, got {bad} that are not in "
+                f"{jax.tree_util.keystr(path)}: training diverged, or the file is "
+                "damaged"
+            )

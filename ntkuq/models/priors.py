@@ -8,7 +8,10 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from ntkuq.models.checks import positive
 
 
 class AbstractPrior(eqx.Module):
@@ -16,7 +19,7 @@ class AbstractPrior(eqx.Module):
 
     @abc.abstractmethod
     def precisions(self, parameters: PyTree) -> PyTree:
-        """The precision of each leaf, () or of the leaf's shape (`None` elsewhere)."""
+        """The precision of each leaf, (), in its dtype (`None` elsewhere)."""
 
     @abc.abstractmethod
     def scaled(self, factor: ArrayLike) -> AbstractPrior:
@@ -48,10 +51,15 @@ class NormalPrior(AbstractPrior):
 
     def __check_init__(self):
         for value in jax.tree.leaves(self.precision):
-            if isinstance(value, float | int) and not value > 0:
+            if not positive(value):
                 raise ValueError(
                     "NormalPrior: expected precision > 0 (an inverse variance), got "
                     f"{value}; a flat prior has no evidence and no posterior here"
+                )
+            if np.ndim(value):
+                raise ValueError(
+                    "NormalPrior: expected one precision for each parameter array, got "
+                    f"an array of shape {np.shape(value)}"
                 )
 
     @staticmethod
@@ -67,7 +75,7 @@ class NormalPrior(AbstractPrior):
         return NormalPrior(weight_decay * size)
 
     def precisions(self, parameters):
-        if jax.tree.structure(self.precision) == jax.tree.structure(0):
+        if jax.tree_util.treedef_is_leaf(jax.tree.structure(self.precision)):
             return jax.tree.map(
                 lambda leaf: jnp.asarray(self.precision, leaf.dtype), parameters
             )
@@ -99,6 +107,14 @@ class FanInPrior(AbstractPrior):
     weight_std: float = 1.0
     bias_std: float = 1.0
     precision: ArrayLike = 1.0
+
+    def __check_init__(self):
+        values = (self.weight_std, self.bias_std, self.precision)
+        if not all(positive(value) for value in values):
+            raise ValueError(
+                "FanInPrior: expected weight_std, bias_std and precision > 0, got "
+                "{}, {} and {}".format(*values)
+            )
 
     def precisions(self, parameters):
         def leaf_precision(leaf: Array) -> Array:

@@ -54,12 +54,14 @@ class Identity(AbstractScaling):
 class Standardize(AbstractScaling):
     """Each feature, and a continuous target, to mean 0 and standard deviation 1.
 
-    A feature that is constant up to rounding (relative spread below 1e-10) becomes
-    zero. Images and other inputs of more than one axis share one mean and scale.
+    A feature that is constant up to rounding (its spread is below 1e-10 of its size,
+    or 4 times the rounding error of its type) becomes zero, also where a new input
+    differs. Images and other inputs of more than one axis share one mean and scale.
 
     >>> import numpy as np
-    >>> s = Standardize().fit(np.array([[1.0], [3.0]]), np.array([0.0, 2.0]),
-    ...                       continuous=True)
+    >>> s = Standardize().fit(
+    ...     np.array([[1.0], [3.0]]), np.array([0.0, 2.0]), continuous=True
+    ... )
     >>> s.inputs(np.array([[3.0]])).item(), s.scale().item()
     (1.0, 1.0)
     """
@@ -73,19 +75,19 @@ class Standardize(AbstractScaling):
         if self.x_loc is not None:
             return self
         moments = jax.tree.map(_moments, x)
-        loc = jax.tree.map(lambda leaf, m: m[0], x, moments)
-        scale = jax.tree.map(lambda leaf, m: m[1], x, moments)
+        loc = jax.tree.map(lambda _, m: m[0], x, moments)
+        scale = jax.tree.map(lambda _, m: m[1], x, moments)
         if not continuous:
             return Standardize(loc, scale, np.zeros(1), np.ones(1))
         y = np.asarray(y, np.float64).reshape(len(y), -1)
-        spread = y.std(axis=0)
-        if not (spread > 0).all():
+        y_loc, y_scale = _moments(y)
+        if np.isinf(y_scale).any():
             raise ValueError(
                 "Standardize: expected targets that vary, got a constant target "
-                f"({y[0, int(np.argmin(spread))]:g} in all {len(y)} rows): there is "
+                f"({y[0, int(np.argmax(y_scale))]:g} in all {len(y)} rows): there is "
                 "nothing to predict; check the target column"
             )
-        return Standardize(loc, scale, y.mean(axis=0), spread)
+        return Standardize(loc, scale, y_loc, y_scale)
 
     def inputs(self, x):
         if self.x_loc is None:
@@ -102,16 +104,27 @@ class Standardize(AbstractScaling):
 
 
 def _moments(leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rounding = 0.0
+    if np.issubdtype(leaf.dtype, np.floating):
+        rounding = 4.0 * float(np.finfo(leaf.dtype).eps)
     leaf = np.asarray(leaf, np.float64)
     axes = 0 if leaf.ndim <= 2 else None
     loc, scale = leaf.mean(axis=axes), leaf.std(axis=axes)
     size = np.abs(leaf).max(axis=axes)
     # (x - loc) / inf = 0: a constant column carries nothing, at test time either
-    return loc, np.where(scale <= 1e-10 * size, np.inf, scale)
+    constant = scale <= max(1e-10, rounding) * size
+    return loc, np.where(constant, np.inf, scale)
 
 
 def _standardize(leaf, loc, scale):
+    if leaf.ndim <= 2 and leaf.shape[1:] != loc.shape:
+        raise ValueError(
+            f"expected inputs of shape {('N', *loc.shape)}, as in training, got "
+            f"{leaf.shape}".replace("'", "")
+        )
     if isinstance(leaf, jax.Array):
-        dtype = leaf.dtype
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        dtype = leaf.dtype if floating else jnp.zeros(()).dtype
+        leaf = leaf.astype(dtype)
         return (leaf - jnp.asarray(loc, dtype)) / jnp.asarray(scale, dtype)
     return (np.asarray(leaf, np.float64) - loc) / scale

@@ -32,9 +32,7 @@ def identity(thing: Any) -> str:
     return _text(thing, _function_digest, every=True)
 
 
-def _text(
-    thing: Any, function: Callable[[Any], str], *, every: bool = False
-) -> str:
+def _text(thing: Any, function: Callable[[Any], str], *, every: bool = False) -> str:
     again = ft.partial(_text, function=function, every=every)
     if isinstance(thing, optax.GradientTransformation):
         return _optimizer(thing)
@@ -81,6 +79,8 @@ def _optimizer(thing: optax.GradientTransformation) -> str:
     def update(grads: Any, state: Any, params: Any) -> Any:
         return thing.update(grads, state, params)
 
-    state = thing.init(tree)
-    program = str(jax.make_jaxpr(update)(tree, state, tree))
+    # optax relies on the standard rules of promotion
+    with jax.numpy_dtype_promotion("standard"):
+        state = thing.init(tree)
+        program = str(jax.make_jaxpr(update)(tree, state, tree))
     return f"optax#{hashlib.sha256(program.encode()).hexdigest()[:12]}"

@@ -119,7 +119,8 @@ def natural_gradient(
         The transformation; the first entry of its state is a `NaturalGradientState`.
 
     Raises:
-        ValueError: for a negative damping; by `update` when `params` is missing.
+        ValueError: for a negative damping; by `update` when `params`, x or y
+            is missing.
 
     References: Amari 1998; Martens 2020 (arXiv 1412.1193).
 
@@ -141,13 +142,14 @@ def natural_gradient(
     def init(params: PyTree) -> NaturalGradientState:
         return NaturalGradientState(jnp.zeros((), jax.tree.leaves(params)[0].dtype))
 
-    def update(updates, state, params=None, *, x: PyTree, y: Array, **extra):
-        del updates, state, extra
-        if params is None:
+    def update(updates, state, params=None, **extra):
+        del updates, state
+        if params is None or not {"x", "y"} <= extra.keys():
             raise ValueError(
-                "natural_gradient: expected the parameters, "
+                "natural_gradient: expected the parameters and the examples, "
                 "update(gradient, state, params, x=x, y=y)"
             )
+        x, y = extra["x"], extra["y"]
         now = eqx.combine(params, static)
         factors = Jacobian.at(now, jax.tree.map(lambda a: a[0], x)).factors(x)
         step, jitter = natural_step(

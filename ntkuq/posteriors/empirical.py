@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from ntkuq.data import Dataset
 from ntkuq.linearize import (
@@ -26,21 +26,22 @@ from ntkuq.linearize import (
     chunk_size,
     map_chunks,
 )
-from ntkuq.models import BNN, Gaussian, as_arrays, forward
+from ntkuq.models import BNN, Gaussian, as_arrays, cast, check_finite, forward
 from ntkuq.models.hyperparameters import AbstractTune, Fixed, Hyperparameter
 from ntkuq.posteriors.base import AbstractPosterior, Cost, Joint
-from ntkuq.posteriors.laplace.evidence import Fit, Tuned, keep, maximize
+from ntkuq.posteriors.laplace.evidence import Fit, Tuned, keep, log_evidence, maximize
 from ntkuq.posteriors.laplace.method import (
-    check_finite,
     retuned,
     subset_precisions,
     tuned_hyperparameters,
 )
 from ntkuq.posteriors.laplace.structures import Full
-from ntkuq.posteriors.push import from_latent, joint_units, output_dtype
 from ntkuq.posteriors.predictive import Predictive
+from ntkuq.posteriors.push import from_latent, joint_units, output_dtype
 
-#: Rounds of (evidence, optimum). Gaussian rounds are cheap: the curvature stays.
+
+#: Rounds of (evidence, optimum). Gaussian rounds are cheap: the curvature stays. The
+#: others take it at the optimum of the round before.
 GAUSSIAN_ROUNDS = 30
 OTHER_ROUNDS = 2
 #: Steps toward the optimum with one curvature, for likelihoods that are not Gaussian.
@@ -97,19 +98,20 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
     outputs = bnn.outputs(data)
     gaussian = isinstance(bnn.likelihood, Gaussian)
     with jax.enable_x64(True):
-        likelihood = as_arrays(bnn.likelihood)
+        likelihood = as_arrays(bnn.likelihood, np.float64)
         x, y = bnn.inputs(data.x, np.float64), bnn.targets(data, np.float64)
         example = jax.tree.map(lambda leaf: leaf[0], x)
-        jacobian = Jacobian.at(bnn.model, example).cast(np.float64)
-        precisions = subset_precisions(bnn, jacobian, np.dtype(np.float64))
+        jacobian = Jacobian.at(cast(bnn.model, np.float64), example)
+        precisions = subset_precisions(bnn.prior, jacobian)
         variances = [1.0 / p for p in precisions]
         shift = [jnp.zeros(leaf.size, np.float64) for leaf in jacobian.leaves]
         tuned, curvature = None, None
         rounds = GAUSSIAN_ROUNDS if gaussian else OTHER_ROUNDS
-        for number in range(rounds):
+        for count in range(1, rounds + 1):
             if curvature is None or not gaussian:
                 curvature = Full().curvature(
-                    _shifted(jacobian, shift, gaussian),
+                    # a Gaussian Hessian is the same everywhere
+                    jacobian if gaussian else _moved(jacobian, shift),
                     likelihood,
                     x,
                     variances,
@@ -120,7 +122,7 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
             tuned = _choose(tune, fit, curvature)
             t = math.exp(-math.log(tuned.tau) - 2 * math.log(tuned.noise))
             covariance = curvature.covariance(tuned.tau, t)
-            shift, steps, residual = _optimum(
+            shift, residual = _optimum(
                 jacobian,
                 covariance,
                 likelihood,
@@ -133,6 +135,9 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
             )
             if before is not None and _close(before, tuned):
                 break
+        # at the optimum, not where this round began
+        fit = _fit(jacobian, likelihood, precisions, shift, x, y)
+        evidence = log_evidence(fit, curvature, tuned.tau, tuned.noise)
     fitted = retuned(bnn, tuned)
     space = "function" if isinstance(curvature, FunctionSpace) else "weight"
     return EmpiricalPosterior(
@@ -141,13 +146,13 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
         covariance=covariance,
         shift=shift,
         hyperparameters=tuned_hyperparameters(fitted, tuned, data.units),
-        log_marginal_likelihood=tuned.log_evidence,
+        log_marginal_likelihood=evidence,
         diagnostics={
             "view": f"{space} space",
             "effective parameters": tuned.effective,
-            "rounds": number + 1,
+            "rounds": count,
             "residual": float(residual),
-            "jitter": 0.0,
+            "jitter": float(covariance.jitter),
         },
     )
 
@@ -173,52 +178,14 @@ def _close(one: Tuned, two: Tuned) -> bool:
     )
 
 
-def _linear(jacobian: Jacobian, shift: list[Array], x: PyTree) -> Float[Array, "N C"]:
-    """f(x) + J(x) shift, by one forward-mode pass."""
-    shaped = [
-        s.reshape(leaf.shape) for s, leaf in zip(shift, jacobian.leaves, strict=True)
-    ]
-
-    def outputs(leaves: list[Array]) -> Array:
-        model = jacobian.replace(leaves)
-        return jax.vmap(lambda a: forward(model, a))(x)
-
-    value, tangent = jax.jvp(outputs, (jacobian.leaves,), (shaped,))
-    return value + tangent
-
-
-class _Shifted(eqx.Module):
-    """A Jacobian whose factors report the linearized outputs, where H is taken."""
-
-    jacobian: Jacobian
-    shift: list[Array]
-
-    @property
-    def size(self) -> int:
-        return self.jacobian.size
-
-    @property
-    def leaves(self) -> list[Array]:
-        return self.jacobian.leaves
-
-    @property
-    def plan(self):
-        return self.jacobian.plan
-
-    def factors(self, x: PyTree):
-        factors = self.jacobian.factors(x)
-        outputs = _linear(self.jacobian, self.shift, x)
-        return eqx.tree_at(lambda f: f.outputs, factors, outputs)
-
-
-def _shifted(jacobian: Jacobian, shift: list[Array], gaussian: bool):
-    # a Gaussian Hessian is the same everywhere
-    return jacobian if gaussian else _Shifted(jacobian, shift)
+def _moved(jacobian: Jacobian, shift: list[Array]) -> Jacobian:
+    """The Jacobian that takes H at the linearized network's outputs."""
+    return Jacobian(jacobian.model, jacobian.plan, jacobian.subset, shift)
 
 
 @eqx.filter_jit
 def _statistics(jacobian, likelihood, precisions, shift, x, y):
-    f = _linear(jacobian, shift, x)
+    f = jacobian.linear(x, shift)
     value = jnp.sum(jax.vmap(likelihood.log_prob)(f, y))
     quadratic = sum(
         jnp.sum(p * (leaf.reshape(-1) + s) ** 2)
@@ -251,7 +218,7 @@ def _optimum(
     """
 
     def objective(shift: list[Array]) -> Array:
-        f = _linear(jacobian, shift, x)
+        f = jacobian.linear(x, shift)
         fits = jnp.sum(jax.vmap(likelihood.log_prob)(f, y))
         quadratic = sum(
             jnp.sum(p * (leaf.reshape(-1) + s) ** 2)
@@ -286,7 +253,7 @@ def _optimum(
     zero = jnp.zeros(())
     start = (shift, zero, jnp.zeros((), jnp.int32), jnp.ones((), bool))
     shift, decrease, count, _ = jax.lax.while_loop(going, body, start)
-    return shift, count, decrease
+    return shift, decrease
 
 
 def _shape(jacobian: Jacobian, inputs: PyTree) -> int:
@@ -296,9 +263,9 @@ def _shape(jacobian: Jacobian, inputs: PyTree) -> int:
 
 @eqx.filter_jit
 def _marginal(jacobian, covariance, shift, x):
-    return _linear(jacobian, shift, x), covariance.marginal(jacobian.factors(x))
+    return jacobian.linear(x, shift), covariance.marginal(jacobian.factors(x))
 
 
 @eqx.filter_jit
 def _joint(jacobian, covariance, shift, x):
-    return _linear(jacobian, shift, x), covariance.joint(jacobian.factors(x))
+    return jacobian.linear(x, shift), covariance.joint(jacobian.factors(x))

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ntkuq.data import Dataset
-from ntkuq.models import BNN, Train, forward
+from ntkuq.models import BNN, Train, check_finite
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Cost
 from ntkuq.posteriors.predictive import Predictive
-from ntkuq.posteriors.push import from_functions
+from ntkuq.posteriors.push import from_functions, network_outputs
 
 
 class DeepEnsemble(AbstractMethod):
@@ -46,15 +46,22 @@ class DeepEnsemble(AbstractMethod):
             )
 
     @staticmethod
-    def of(
-        modules: Sequence[PyTree], bnn: BNN, data: Dataset
-    ) -> EnsemblePosterior:
-        """The ensemble of networks that were trained elsewhere on `data`."""
+    def of(modules: Sequence[PyTree], bnn: BNN, data: Dataset) -> EnsemblePosterior:
+        """The ensemble of networks that were trained elsewhere on `data`.
+
+        Raises:
+            ValueError: for fewer than two modules, weights that are not finite, or
+                outputs that do not fit the likelihood.
+        """
         if len(modules) < 2:
             raise ValueError(
                 f"DeepEnsemble.of: expected 2 or more modules, got {len(modules)}"
             )
-        return _ensemble(bnn.prepare(data), list(modules), [])
+        bnn = bnn.prepare(data)
+        for module in modules:
+            bnn.with_model(module).prepare(data)
+            check_finite(module)
+        return _ensemble(bnn, list(modules), [])
 
     def fit(
         self,
@@ -72,7 +79,8 @@ class DeepEnsemble(AbstractMethod):
         """
         bnn = bnn.prepare(data)
         x, y = bnn.inputs(data.x), bnn.targets(data)
-        members, losses = [], []
+        members: list[PyTree] = []
+        losses: list[float] = []
         for number, member_key in enumerate(jax.random.split(key, self.size)):
             init, now = jax.random.split(member_key)
 
@@ -95,51 +103,44 @@ class DeepEnsemble(AbstractMethod):
 
 
 class EnsemblePosterior(AbstractPosterior):
-    """Members stacked along a leading axis, equally weighted."""
+    """Trained networks, equally weighted."""
 
     bnn: BNN
-    members: PyTree
+    members: tuple[PyTree, ...]
     hyperparameters: tuple[Hyperparameter, ...]
     log_marginal_likelihood: None
     diagnostics: dict[str, Any]
 
     def predict(self, x: PyTree) -> Predictive:
         """The mixture of the members' predictions at x (N, …)."""
-        latent = _outputs(self.members, self.bnn.inputs(x))
+        inputs = self.bnn.inputs(x)
+        latent = jnp.stack([network_outputs(m, inputs) for m in self.members])
         return from_functions(self.bnn, latent, latent.dtype)
 
     def sample(self, key: Array, n: int) -> PyTree:
-        """n members drawn with replacement, stacked."""
-        size = jax.tree.leaves(eqx.filter(self.members, eqx.is_array))[0].shape[0]
-        rows = jax.random.randint(key, (n,), 0, size)
-        arrays, rest = eqx.partition(self.members, eqx.is_array)
-        return eqx.combine(jax.tree.map(lambda a: a[rows], arrays), rest)
+        """n members drawn with replacement, stacked along a leading axis.
+
+        Raises:
+            ValueError: where the members differ in more than their arrays.
+        """
+        drawn = jax.random.randint(key, (n,), 0, len(self.members)).tolist()
+        parts = [eqx.partition(member, eqx.is_array) for member in self.members]
+        if any(not eqx.tree_equal(rest, parts[0][1]) for _, rest in parts):
+            raise ValueError(
+                "sample: expected members of one architecture, which can be stacked, "
+                "got different ones: use them one by one, posterior.members"
+            )
+        arrays = [parts[row][0] for row in drawn]
+        return eqx.combine(jax.tree.map(lambda *a: jnp.stack(a), *arrays), parts[0][1])
 
 
 def _ensemble(
     bnn: BNN, members: list[PyTree], losses: list[float]
 ) -> EnsemblePosterior:
-    still = [eqx.nn.inference_mode(member) for member in members]
-    arrays = [eqx.filter(member, eqx.is_array) for member in still]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
-    rest = eqx.filter(still[0], eqx.is_array, inverse=True)
     return EnsemblePosterior(
         bnn=bnn,
-        members=eqx.combine(stacked, rest),
+        members=tuple(eqx.nn.inference_mode(member) for member in members),
         hyperparameters=(),
         log_marginal_likelihood=None,
         diagnostics={"members": len(members), "final losses": losses},
     )
-
-
-@eqx.filter_jit
-def _outputs(members: PyTree, x: PyTree) -> Array:
-    arrays, rest = eqx.partition(members, eqx.is_array)
-
-    def one(member: PyTree) -> Array:
-        model = eqx.combine(member, rest)
-        return jax.vmap(lambda a: forward(model, a))(x)
-
-    return jax.lax.map(one, arrays)
-
-

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ntkuq.data import Dataset
-from ntkuq.models import BNN, Train, forward
+from ntkuq.models import BNN, Train
 from ntkuq.models.hyperparameters import (
     AbstractTune,
     Fixed,
@@ -28,7 +28,8 @@ from ntkuq.posteriors.laplace.method import (
 from ntkuq.posteriors.laplace.structures import KFAC, AbstractStructure, Full
 from ntkuq.posteriors.laplace.subsets import All
 from ntkuq.posteriors.predictive import Predictive
-from ntkuq.posteriors.push import from_functions, output_dtype
+from ntkuq.posteriors.push import from_functions, network_outputs, output_dtype
+
 
 #: Up to this side the evidence inside `MAP` uses the full matrix, beyond it KFAC.
 FULL_LIMIT = 1500
@@ -44,7 +45,8 @@ class MAP(AbstractMethod):
     Args:
         train: how to train; `None` keeps the weights of a trained network.
         tune: `MarginalLikelihood()` or `Fixed()`.
-        rounds: how often the evidence is maximized and training goes on.
+        rounds: how often the network is trained and then the evidence maximized; each
+            round goes on from the weights of the last.
 
     References: MacKay 1992; Immer et al. 2021 (arXiv 2104.04975).
 
@@ -56,6 +58,10 @@ class MAP(AbstractMethod):
     tune: AbstractTune = MarginalLikelihood()
     rounds: int = 3
 
+    def __check_init__(self):
+        if self.rounds < 1:
+            raise ValueError(f"MAP: expected rounds >= 1, got {self.rounds}")
+
     def fit(
         self,
         bnn: BNN,
@@ -64,7 +70,7 @@ class MAP(AbstractMethod):
         callback: Callable[[int, float], None] | None = None,
         key: Array,
     ) -> MAPPosterior:
-        """The trained network; `callback(steps, loss)` is called while it trains.
+        """The trained network; `callback(steps, loss)` counts over all rounds.
 
         Raises:
             ValueError: without a builder, or where network and data do not fit.
@@ -76,17 +82,22 @@ class MAP(AbstractMethod):
         if self.train is not None:
             model = bnn.network.init(init)
             bnn = bnn.with_model(model)
-        tuned = None
-        rounds = 1 if isinstance(self.tune, Fixed) else self.rounds
-        for number in range(rounds):
+        once = self.train is None or isinstance(self.tune, Fixed)
+        for number in range(1 if once else self.rounds):
             if self.train is not None:
                 steps, now = jax.random.split(steps)
+                done = number * self.train.steps
+
+                def report(count: int, loss: float, done=done) -> None:
+                    if callback is not None:
+                        callback(done + count, loss)
+
                 result = self.train.run(
                     bnn,
                     bnn.network.trained,
                     bnn.inputs(data.x),
                     bnn.targets(data),
-                    callback=callback,
+                    callback=report,
                     key=now,
                 )
                 bnn = bnn.with_model(result.model)
@@ -94,8 +105,6 @@ class MAP(AbstractMethod):
             problem = linearized_problem(bnn, data, self._structure(bnn, data), All())
             tuned = choose(self.tune, problem)
             bnn = retuned(bnn, tuned)
-            if self.train is None and number == 0:
-                break
         return MAPPosterior(
             bnn=bnn,
             hyperparameters=tuned_hyperparameters(bnn, tuned, data.units),
@@ -131,7 +140,7 @@ class MAPPosterior(AbstractPosterior):
 
     def predict(self, x: PyTree) -> Predictive:
         """The network's outputs at x with the likelihood's noise."""
-        outputs = _outputs(self.bnn.model, self.bnn.inputs(x))
+        outputs = network_outputs(self.bnn.model, self.bnn.inputs(x))
         return from_functions(self.bnn, outputs[None], output_dtype(self.bnn))
 
     def sample(self, key: Array, n: int) -> PyTree:
@@ -140,8 +149,3 @@ class MAPPosterior(AbstractPosterior):
         arrays, rest = eqx.partition(self.bnn.model, eqx.is_array)
         stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (n, *a.shape)), arrays)
         return eqx.combine(stacked, rest)
-
-
-@eqx.filter_jit
-def _outputs(model: PyTree, x: PyTree) -> Array:
-    return jax.vmap(lambda a: forward(model, a))(x)

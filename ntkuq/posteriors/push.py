@@ -6,9 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from ntkuq.models import BNN, Marginal
+from ntkuq.models import BNN, Marginal, forward
 from ntkuq.posteriors.base import Joint
 from ntkuq.posteriors.predictive import Predictive
 
@@ -19,6 +19,12 @@ def output_dtype(bnn: BNN) -> np.dtype:
     Ask for it outside `jax.enable_x64`, since an untrained network has the default.
     """
     return bnn.dtype if bnn.trained else jnp.zeros(()).dtype
+
+
+@eqx.filter_jit
+def network_outputs(model: PyTree, x: PyTree) -> Float[Array, "N C"]:
+    """The outputs of a network at scaled inputs x (N, …)."""
+    return jax.vmap(lambda a: forward(model, a))(x)
 
 
 def from_latent(
@@ -33,11 +39,16 @@ def from_latent(
         mean, covariance: of the network's outputs, in its (scaled) units.
         dtype: floating-point type of the result (`output_dtype`).
     """
-    loc, scale = _units(bnn, mean.dtype)
-    shifted, factor = bnn.likelihood.shift(mean, loc, scale)
-    spread = covariance * factor[:, None] * factor
-    likelihood = bnn.likelihood.rescale(loc, scale)
-    return _predictive(likelihood.marginalize(shifted, spread), dtype)
+    # float64 whatever came: a covariance between classes is nearly singular
+    with jax.enable_x64(True):
+        mean, covariance = (
+            jax.lax.convert_element_type(a, jnp.float64) for a in (mean, covariance)
+        )
+        loc, scale = _units(bnn, mean.dtype)
+        shifted, factor = bnn.likelihood.shift(mean, loc, scale)
+        spread = covariance * factor[:, None] * factor
+        likelihood = bnn.likelihood.rescale(loc, scale)
+        return _predictive(likelihood.marginalize(shifted, spread), dtype)
 
 
 def from_functions(

@@ -22,7 +22,7 @@ class Finding:
 def findings(document: Document) -> tuple[Finding, ...]:
     """What the audit found, issues first."""
     warnings = document["problem"]["data"].get("warnings") or ()
-    found = [Finding("issue", "data", plain(text)) for text in warnings]
+    found = [Finding("tip", "data", plain(text)) for text in warnings]
     labels = distinct_labels(document)
     for label, method in zip(labels, document["methods"], strict=True):
         reason = plain(method.get("reason") or "no reason recorded")

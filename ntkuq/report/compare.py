@@ -87,8 +87,8 @@ def compare(
     prepared = bnn.prepare(data.train)
     _check_test(prepared, data)
     seed = int(jax.random.key_data(key)[-1])
-    entry = problem(bnn, data, tuple(warnings))
     store = _open(out, bnn, data)
+    entry = problem(bnn, data, tuple(warnings))
     plan = _plan(named, prepared, data.train, limits)
     progress.plan(plan, entry)
     run = _Run(data, store, progress, fresh, seed, key)
@@ -111,6 +111,22 @@ def compare(
     if out is not None:
         _write(Path(out), document, units, seed)
     return comparison
+
+
+def show_plan(
+    bnn: BNN,
+    methods: Mapping[str, AbstractMethod] | Sequence[AbstractMethod] | None,
+    data: Split,
+    limits: Limits,
+    progress: AbstractProgress,
+    warnings: Sequence[str] = (),
+) -> None:
+    """Tell `progress` what `compare` would do; nothing is fitted or written."""
+    named = _named(methods, bnn, data.train)
+    prepared = bnn.prepare(data.train)
+    _check_test(prepared, data)
+    plan = _plan(named, prepared, data.train, limits)
+    progress.plan(plan, problem(bnn, data, tuple(warnings)))
 
 
 class _Trainer(NamedTuple):
@@ -220,13 +236,13 @@ def _needs_network(method: AbstractMethod) -> bool:
 def _share_training(
     named: Mapping[str, AbstractMethod], units: dict[str, Unit], trainer: _Trainer
 ) -> None:
-    """Count the training of the shared network in the cost of what starts from it."""
+    """Count the shared training in the cost of what uses its weights or its fit."""
     if trainer.unit is None:
         return
     training = trainer.unit.record["cost"]["fit_seconds"]
     for name, method in named.items():
         cost = units[name].record["cost"]
-        if cost is None or not _linearizes(method):
+        if cost is None or name == trainer.name or not _needs_network(method):
             continue
         own = cost["fit_seconds"]
         shared = cost | {"fit_seconds": training + own, "after_training_seconds": own}

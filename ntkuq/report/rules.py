@@ -48,8 +48,8 @@ RULES: Mapping[str, str] = {
         f" p < {SHAPE_P} although the coverage is not judged “no”."
     ),
     "audit": (
-        "Issues: failed methods, hyper-parameters at a search bound, data warnings,"
-        " scores that are not finite. Tips: skipped methods, cautions of the"
+        "Issues: failed methods, hyper-parameters at a search bound, scores that are"
+        " not finite. Tips: remarks on the data, skipped methods, cautions of the"
         " comparison, jitter added to a factorization. No if there is an issue,"
         " slightly if there are only tips."
     ),

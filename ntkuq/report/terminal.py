@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _STYLES = {"yes": "green", "slightly": "yellow", "no": "red", "cannot tell": "cyan"}
 _HEADINGS = {
     "nll": "NLL ± SE",
+    "rmse": "RMSE ± SE",
     "crps": "CRPS ± SE",
     "brier": "Brier ± SE",
     "accuracy": "accuracy %",

@@ -14,7 +14,8 @@ from jaxtyping import Array
 
 from ntkuq.calibration import Scores, score
 from ntkuq.data import Dataset, Split
-from ntkuq.models import BNN, Hyperparameter, TrainingError, constructor
+from ntkuq.kernels import UnsupportedLayer
+from ntkuq.models import BNN, Hyperparameter, constructor
 from ntkuq.posteriors import (
     MAP,
     AbstractMethod,
@@ -24,9 +25,9 @@ from ntkuq.posteriors import (
 )
 
 #: Failures that belong to a method and its numbers: reported, and the others go on.
-NUMERICAL = (FloatingPointError, np.linalg.LinAlgError, TrainingError, MemoryError)
-#: Failures that say that a method does not apply here.
-NOT_APPLICABLE = (TooLarge, ValueError, TypeError)
+NUMERICAL = (FloatingPointError, ValueError, np.linalg.LinAlgError, MemoryError)
+#: Failures that say that a method does not apply to this problem.
+NOT_APPLICABLE = (TooLarge, UnsupportedLayer, TypeError)
 
 #: Score at which predictions are stored.
 INTERVAL = 0.9
@@ -89,10 +90,10 @@ def run_unit(
         start = time.perf_counter()
         predict(posterior, data.test)
         predicted = time.perf_counter() - start
-    except NUMERICAL as error:
-        return Unit(record | {"status": "failed", "reason": _one_line(error)}, {})
     except NOT_APPLICABLE as error:
         return Unit(record | {"status": "skipped", "reason": _one_line(error)}, {})
+    except NUMERICAL as error:
+        return Unit(record | {"status": "failed", "reason": _one_line(error)}, {})
     scores = score(predictive, data.test.y)
     record |= {
         "hyperparameters": [_hyperparameter(h) for h in posterior.hyperparameters],

@@ -89,7 +89,10 @@ def test_log_ei_ranks_where_ei_is_zero():
 
 
 def test_ei_of_a_known_function_value_is_the_gain():
-    p = Predictive(latent=dist.Delta(jnp.array([2.0, 0.0])), observed=normal([2.0, 0.0], [1.0, 1.0]).observed)
+    p = Predictive(
+        latent=dist.Delta(jnp.array([2.0, 0.0])),
+        observed=normal([2.0, 0.0], [1.0, 1.0]).observed,
+    )
     assert np.allclose(ExpectedImprovement()(p, best=0.5), [1.5, 0.0])
     assert np.asarray(LogEI()(p, best=0.5))[1] == -np.inf
 
@@ -173,7 +176,9 @@ def posterior():
     x = np.linspace(-1.0, 1.0, 20, dtype=np.float32)[:, None]
     data = Dataset(x, 2.0 * x[:, 0])
     bnn = BNN(eqx.nn.Linear(1, 1, key=jax.random.key(0)), Gaussian(0.1), NormalPrior())
-    bnn = bnn.with_model(eqx.tree_at(lambda m: m.weight, bnn.model, jnp.full((1, 1), 2.0)))
+    bnn = bnn.with_model(
+        eqx.tree_at(lambda m: m.weight, bnn.model, jnp.full((1, 1), 2.0))
+    )
     return Laplace().fit(bnn, data, key=jax.random.key(1))
 
 
@@ -207,7 +212,8 @@ def test_select_refuses_an_impossible_number(posterior, n, getkey):
 
 def test_select_works_with_a_network_that_has_no_uncertainty(posterior, getkey):
     map_posterior = MAP(train=None).fit(
-        posterior.bnn, Dataset(np.linspace(-1, 1, 9)[:, None], np.linspace(-2, 2, 9)),
+        posterior.bnn,
+        Dataset(np.linspace(-1, 1, 9)[:, None], np.linspace(-2, 2, 9)),
         key=getkey(),
     )
     pool = np.array([[0.0], [1.0]], np.float32)

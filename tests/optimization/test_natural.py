@@ -150,9 +150,7 @@ def test_a_small_step_increases_the_likelihood(getkey):
     model = mlp(2, 3, width=6, depth=1)(getkey())
     x = jax.random.normal(getkey(), (8, 2))
     y = jax.random.randint(getkey(), (8,), 0, 3)
-    transform = natural_gradient(
-        model, Categorical(), damping=1.0, learning_rate=0.1
-    )
+    transform = natural_gradient(model, Categorical(), damping=1.0, learning_rate=0.1)
     params = parameters(model)
     updates, _ = transform.update(params, transform.init(params), params, x=x, y=y)
     before = log_likelihoods(Categorical(), model, x, y).sum()
@@ -179,3 +177,5 @@ def test_what_does_not_fit_is_refused(getkey):
     x = jnp.ones((4, 1))
     with pytest.raises(ValueError, match="expected the parameters"):
         transform.update(parameters(model), state, x=x, y=x)
+    with pytest.raises(ValueError, match="and the examples"):
+        transform.update(parameters(model), state, parameters(model), x=x)

@@ -98,10 +98,12 @@ def test_evidence_and_moments_equal_dense(likelihood, outputs, y):
         covariance = (
             np.kron(np.asarray(prior), np.eye(outputs)) - wide @ middle @ wide.T
         )
-        mean, got = latent.joint(mode, cross, prior)
+        _, got = latent.joint(mode.curvature, mode.a, cross, prior)
         np.testing.assert_allclose(got, covariance, atol=1e-9)
         np.testing.assert_allclose(got, got.T, atol=1e-10)
-        mean, blocks = latent.moments(mode, cross, jnp.diagonal(prior))
+        mean, blocks = latent.moments(
+            mode.curvature, mode.a, cross, jnp.diagonal(prior)
+        )
         np.testing.assert_allclose(mean, cross @ mode.a)
         for n in range(4):
             rows = slice(n * outputs, (n + 1) * outputs)
@@ -139,11 +141,37 @@ def test_two_classes_equal_one_latent():
         )
         difference = kernel @ (two.a[:, 1] - two.a[:, 0])
         np.testing.assert_allclose(difference, 2.0 * kernel @ one.a[:, 0], atol=1e-8)
-        mean, covariance = latent.moments(two, kernel, jnp.diagonal(kernel))
-        _, single = latent.moments(one, 2.0 * kernel, 2.0 * jnp.diagonal(kernel))
+        w2 = latent.mean_weights(Categorical(), kernel, two)
+        w1 = latent.mean_weights(Bernoulli(), 2.0 * kernel, one)
+        mean, covariance = latent.moments(
+            two.curvature, w2, kernel, jnp.diagonal(kernel)
+        )
+        center, single = latent.moments(
+            one.curvature, w1, 2.0 * kernel, 2.0 * jnp.diagonal(kernel)
+        )
+        np.testing.assert_allclose(mean[:, 1] - mean[:, 0], center[:, 0], atol=1e-7)
         contrast = jnp.asarray([-1.0, 1.0])
         spread = jnp.einsum("c,ncd,d->n", contrast, covariance, contrast)
         np.testing.assert_allclose(spread, single[:, 0, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize("variance", [0.5, 4.0, 25.0])
+@pytest.mark.parametrize(
+    ("likelihood", "y"), [(Bernoulli(), 1), (Poisson(), 0), (Poisson(), 3)]
+)
+def test_mean_of_one_datum_against_quadrature(likelihood, y, variance):
+    """The corrected mean is nearer the exact posterior mean than the mode is."""
+    with jax.enable_x64(True):
+        kernel, data = jnp.full((1, 1), variance), jnp.asarray([y], jnp.int32)
+        mode = latent.find_mode(likelihood, kernel, data, jnp.zeros((1, 1)), 100)
+        weights = latent.mean_weights(likelihood, kernel, mode)
+        f = jnp.linspace(-60.0, 60.0, 20001)
+        log = jax.vmap(lambda t: likelihood.log_prob(t[None], data[0]))(f)
+        density = jnp.exp(log - 0.5 * f**2 / variance)
+        exact = float(jnp.sum(f * density) / jnp.sum(density))
+        found = float(variance * weights[0, 0])
+        start = float(variance * mode.a[0, 0])
+        assert abs(found - exact) < 0.5 * abs(start - exact)
 
 
 def test_mode_from_a_far_start_and_a_strong_kernel():

@@ -234,8 +234,8 @@ def test_variance_at_a_training_point_without_noise_is_not_negative():
 
 def test_refusals():
     data = toy(5)
+    bnn = BNN(network(2, 2), HeteroscedasticGaussian())
     with pytest.raises(TypeError, match="got HeteroscedasticGaussian"):
-        bnn = BNN(network(2, 2), HeteroscedasticGaussian())
         GP().fit(bnn, data, key=KEY)
     with pytest.raises(TypeError, match="two covariances"):
         GP(kernel=NNGP().kernel).fit(BNN(network(2), Gaussian()), data, key=KEY)

@@ -10,11 +10,11 @@ import dataclasses
 class Common(abc.ABC):
     """Flags of every command."""
 
-    debug: bool = False
+    debug: bool = dataclasses.field(default=False, kw_only=True)
     """Show the traceback of an error."""
 
     @abc.abstractmethod
-    def run(self) -> int:
+    def execute(self) -> int:
         """Do it; the exit code."""
 
     def interrupted(self) -> str:

@@ -16,14 +16,14 @@ from ntkuq.cli.errors import UsageError
 class Cite(Common):
     """Print BibTeX entries of the methods that a run used."""
 
-    run_: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    run: Annotated[str, tyro.conf.Positional]
     """The directory of a run, or its run.json."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         from ntkuq.report import load
         from ntkuq.report.citations import bibtex
 
-        source = Path(self.run_)
+        source = Path(self.run)
         file = source / "run.json" if source.is_dir() else source
         if not file.is_file():
             raise UsageError(f"there is no run document {file}")

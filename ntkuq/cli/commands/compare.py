@@ -8,7 +8,7 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -48,7 +48,7 @@ class Compare(Common):
     weights: str | None = None
     """Trained weights (eqx.tree_serialise_leaves) of MODEL; trained here unless
     given."""
-    scaling: str = "auto"
+    scaling: Literal["auto", "none", "standardize"] = "auto"
     """standardize or none. auto: standardize; with --weights whichever fits the
     weights to the training data better."""
     method: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -96,7 +96,7 @@ class Compare(Common):
     def _is_file(self) -> bool:
         return Path(self.data).suffix.lower() in {".csv", ".npz"}
 
-    def run(self) -> int:
+    def execute(self) -> int:
         import jax
 
         jax.config.update("jax_enable_x64", self.x64)
@@ -106,6 +106,7 @@ class Compare(Common):
         from ntkuq.cli import problem
         from ntkuq.cli.progress import Printed
         from ntkuq.report import Limits, compare, terminal
+        from ntkuq.report.compare import show_plan
 
         if self.max_time <= 0 or (self.max_memory or 1) <= 0:
             raise UsageError(
@@ -129,8 +130,6 @@ class Compare(Common):
         with progress:
             result = None
             if self.dry_run:
-                from ntkuq.report.compare import show_plan
-
                 show_plan(bnn, methods, data, limits, progress, notes)
             else:
                 result = compare(

@@ -11,7 +11,7 @@ from ntkuq.cli.commands.base import Common
 class Data(Common):
     """List the data sets that `--data` takes by name."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         from rich.console import Console
         from rich.table import Table
 

@@ -16,16 +16,16 @@ from ntkuq.cli.errors import UsageError
 class Report(Common):
     """Write a run as .html, .md, .csv, .tex or .json; nothing is computed again."""
 
-    run_: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    run: Annotated[str, tyro.conf.Positional]
     """The directory of a run, or its run.json."""
     to: str | None = None
     """The file; its suffix picks the view. report.html in the run's directory unless
     given."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         from ntkuq.report import load, write
 
-        source = Path(self.run_)
+        source = Path(self.run)
         file = source / "run.json" if source.is_dir() else source
         if not file.is_file():
             raise UsageError(

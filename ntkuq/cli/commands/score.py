@@ -34,7 +34,7 @@ class Score(Common):
     json: bool = False
     """Print scores and verdict as JSON."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         import json
 
         from rich.console import Console

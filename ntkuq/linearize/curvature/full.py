@@ -7,6 +7,7 @@ which share their non-zero eigenvalues.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import equinox as eqx
@@ -28,11 +29,14 @@ from ntkuq.linearize.jacobian import Factors, Jacobian
 from ntkuq.linearize.products import chunk_size, dense, gram, pull, push, rows
 from ntkuq.models import AbstractLikelihood
 
+
 #: Up to this size all eigenvalues are computed once; beyond it, one Cholesky factor
 #: for each t that is asked for is cheaper.
 SPECTRUM_LIMIT = 1500
 #: Step in log t of the central differences of log det beyond `SPECTRUM_LIMIT`.
 LOG_STEP = 0.1
+#: Jitter tried in turn, relative to the largest diagonal entry of t M.
+JITTERS = (0.0, 1e-15, 1e-14, 1e-13, 1e-12)
 
 
 class SpaceCost(NamedTuple):
@@ -72,7 +76,30 @@ class Square(eqx.Module):
         """log det(I + t M)."""
         if self.eigenvalues is not None:
             return spectral_log_det(self.eigenvalues, log_t)
-        return float(_cholesky_log_det(self.matrix, np.exp(log_t)))
+        factor, _ = self.factor(math.exp(log_t))
+        return float(2.0 * jnp.sum(jnp.log(jnp.diagonal(factor))))
+
+    def factor(self, t: float) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
+        """The Cholesky factor of (1 + jitter) I + t M, and the jitter it took.
+
+        t M may be singular, and has rounding errors of eps times its size, which can
+        outweigh I where the data are almost free of noise.
+
+        Raises:
+            FloatingPointError: where M is not finite.
+        """
+        t_array = jnp.asarray(t, self.matrix.dtype)
+        size = float(t * jnp.max(jnp.diagonal(self.matrix)))
+        for relative in JITTERS:
+            jitter = jnp.asarray(relative * size, self.matrix.dtype)
+            factor = _factor(self.matrix, t_array, jitter)
+            if bool(jnp.isfinite(factor[-1, -1])):
+                return factor, jitter
+        raise FloatingPointError(
+            "expected a positive definite matrix I + t G, got one without a Cholesky "
+            f"factor (t = {t:.2g}, largest diagonal entry of t G {size:.2g}): check "
+            "the network for outputs or gradients that are not finite"
+        )
 
     def slopes(self, log_t: float) -> Slopes:
         if self.eigenvalues is not None:
@@ -99,10 +126,12 @@ class WeightSpace(AbstractCurvature):
         return self.square.slopes(log_t)
 
     def covariance(self, tau: float, t: float) -> WeightCovariance:
+        factor, jitter = self.square.factor(t)
         return WeightCovariance(
-            _factor(self.square.matrix, jnp.asarray(t)),
+            factor,
             [d / jnp.sqrt(jnp.asarray(tau, d.dtype)) for d in self.deviations],
             self.sizes,
+            jitter,
         )
 
 
@@ -112,6 +141,7 @@ class WeightCovariance(AbstractCovariance):
     factor: Float[Array, "P P"]
     deviations: list[Array]
     sizes: tuple[int, ...] = eqx.field(static=True)
+    jitter: Float[Array, ""]
 
     def _half(self, factors: Factors) -> Float[Array, "P NC"]:
         j = dense(factors, self.deviations)
@@ -158,13 +188,16 @@ class FunctionSpace(AbstractCurvature):
         return self.square.slopes(log_t)
 
     def covariance(self, tau: float, t: float) -> FunctionCovariance:
+        factor, jitter = self.square.factor(t)
+        dtype = factor.dtype
         return FunctionCovariance(
-            _factor(self.square.matrix, jnp.asarray(t)),
+            factor,
             self.jacobian,
             self.train,
             self.variances,
-            jnp.asarray(tau),
-            jnp.asarray(t),
+            jnp.asarray(tau, dtype),
+            jnp.asarray(t, dtype),
+            jitter,
         )
 
 
@@ -177,6 +210,7 @@ class FunctionCovariance(AbstractCovariance):
     variances: list[Array]
     tau: Float[Array, ""]
     t: Float[Array, ""]
+    jitter: Float[Array, ""]
 
     def _half(self, factors: Factors) -> Float[Array, "NC M"]:
         cross = gram(self.train, factors, self.variances)
@@ -210,19 +244,29 @@ class FunctionCovariance(AbstractCovariance):
 
     def sample(self, shape, *, key):
         # Matheron's rule: correct a prior draw by what the data would have said of it
-        deviations = [jnp.sqrt(v) for v in self.variances]
-        explicit = dense(self.train, deviations)
-        r = explicit.reshape(-1, explicit.shape[-1])
-        draw, noise = jax.random.split(key)
-        z = jax.random.normal(draw, (*shape, r.shape[1]), r.dtype).reshape(
-            -1, r.shape[1]
-        )
-        e = jax.random.normal(noise, (z.shape[0], r.shape[0]), r.dtype)
-        seen = z @ r.T + e / jnp.sqrt(self.t)
-        weights = jax.scipy.linalg.cho_solve((self.factor, True), self.t * seen.T)
-        white = z - (r.T @ weights).T
         sizes = tuple(leaf.size for leaf in self.jacobian.leaves)
-        return white * _columns(deviations, sizes) / jnp.sqrt(self.tau)
+        ends = np.cumsum(sizes)[:-1]
+        dtype = self.factor.dtype
+
+        def one(key: Array) -> Float[Array, " P"]:
+            draw, noise = jax.random.split(key)
+            z = jax.random.normal(draw, (sum(sizes),), dtype)
+            prior = [
+                jnp.sqrt(v) * part
+                for v, part in zip(self.variances, jnp.split(z, ends), strict=True)
+            ]
+            seen = push(self.train, prior)
+            e = jax.random.normal(noise, seen.shape, dtype)
+            missing = (self.t * seen + jnp.sqrt(self.t) * e).reshape(-1)
+            solved = jax.scipy.linalg.cho_solve((self.factor, True), missing)
+            back = pull(self.train, solved.reshape(seen.shape))
+            parts = [
+                p - v * b for p, v, b in zip(prior, self.variances, back, strict=True)
+            ]
+            return jnp.concatenate(parts) / jnp.sqrt(self.tau)
+
+        keys = jax.random.split(key, math.prod(shape))
+        return jax.lax.map(one, keys, batch_size=32).reshape(*shape, -1)
 
 
 def _columns(deviations: list[Array], sizes: tuple[int, ...]) -> Float[Array, " P"]:
@@ -237,14 +281,9 @@ def _own_gram(one: Factors, variances: list[Array]) -> Float[Array, "C C"]:
 
 
 @jax.jit
-def _factor(matrix: Array, t: Array) -> Array:
+def _factor(matrix: Array, t: Array, jitter: Array) -> Array:
     eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    return jnp.linalg.cholesky(eye + t * matrix)
-
-
-@jax.jit
-def _cholesky_log_det(matrix: Array, t: Array) -> Array:
-    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(_factor(matrix, t))))
+    return jnp.linalg.cholesky((1.0 + jitter) * eye + t * matrix)
 
 
 @jax.jit
@@ -301,4 +340,3 @@ def function_space(
     train = _train_factors(jacobian, likelihood, x)
     matrix = _train_gram(train, variances)
     return FunctionSpace(Square.of(matrix), jacobian, train, variances)
-

@@ -26,9 +26,11 @@ from ntkuq.linearize.curvature.base import (
     spectral_slopes,
 )
 from ntkuq.linearize.curvature.whiten import whiten
-from ntkuq.linearize.jacobian import Dense, Factors, Jacobian, Outer
-from ntkuq.linearize.products import chunk_size, rows
+from ntkuq.linearize.jacobian import Dense, Jacobian, Outer
+from ntkuq.linearize.products import factor_chunk_size, rows
+from ntkuq.linearize.sites import Site
 from ntkuq.models import AbstractLikelihood
+
 
 #: Leaves without a Kronecker form keep their exact block up to this size.
 BLOCK_LIMIT = 2048
@@ -121,8 +123,10 @@ class Diag(eqx.Module):
         if isinstance(leaf, Outer) and leaf.a.shape[1] == 1:
             g, a = leaf.g[:, :, 0], leaf.a[:, 0]
             shape = (g.shape[-1], a.shape[-1])
-            two = scale.reshape(shape) if leaf.output_first else (
-                scale.reshape(shape[::-1]).T
+            two = (
+                scale.reshape(shape)
+                if leaf.output_first
+                else (scale.reshape(shape[::-1]).T)
             )
             return jnp.einsum("nco,ndo,no->ncd", g, g, a**2 @ two.T)
         j = leaf.dense()
@@ -253,50 +257,36 @@ def blocks(
     kronecker: bool,
 ) -> Blocks:
     """One pass over x in chunks; only the factors stay in memory."""
-    largest = max(
-        (site.shape[0] if site.shape else 1 for site in jacobian.plan.sites), default=1
-    )
-    size = max(1, chunk_size(jacobian, outputs, 4) if largest > 1 else 1000)
-    size = max(size, 64)
-    total, positions = None, None
+    itemsize = variances[0].dtype.itemsize
+    size = factor_chunk_size(jacobian, outputs, itemsize)
+    total = None
     for start in range(0, rows(x), size):
         part = jax.tree.map(lambda leaf, s=start: leaf[s : s + size], x)
         new = _accumulate(jacobian, likelihood, part, kronecker)
         total = new if total is None else jax.tree.map(jnp.add, total, new)
-    positions = _positions(jacobian, x)
     made, spectrum = [], []
-    for n, (value, variance) in enumerate(zip(total, variances, strict=True)):
-        block = _decompose(value, variance, positions[n], rows(x))
+    for leaf, value, variance in zip(jacobian.subset, total, variances, strict=True):
+        block = _decompose(value, variance, jacobian.site(leaf), rows(x))
         made.append(block)
         values = np.clip(np.asarray(block.eigenvalues(), np.float64), 0.0, None)
         spectrum.append(values.ravel() * float(variance))
     return Blocks(tuple(made), np.concatenate(spectrum))
 
 
-def _positions(jacobian: Jacobian, x: PyTree) -> list[tuple[int, bool]]:
-    """For each leaf: positions T of its site, and is it (out, in)?"""
-    one = jax.tree.map(lambda leaf: leaf[:1], x)
-    factors = eqx.filter_eval_shape(jacobian.factors, one)
-    return [
-        (leaf.a.shape[1], leaf.output_first) if isinstance(leaf, Outer) else (1, True)
-        for leaf in factors.leaves
-    ]
-
-
-def _decompose(value, variance: Array, place: tuple[int, bool], data: int):
+def _decompose(value, variance: Array, site: Site | None, data: int):
     """Eigendecompose a block in float64; keep it in the network's dtype."""
     dtype = variance.dtype
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and site is not None:
         g, a = (np.asarray(v, np.float64) for v in value)
         left, left_vectors = np.linalg.eigh(g)
-        right, right_vectors = np.linalg.eigh(a / (data * place[0]))
+        right, right_vectors = np.linalg.eigh(a / (data * site.positions))
         return Kronecker(
             jnp.asarray(left.clip(0), dtype),
             jnp.asarray(left_vectors, dtype),
             jnp.asarray(right.clip(0), dtype),
             jnp.asarray(right_vectors, dtype),
             variance,
-            place[1],
+            site.output_first,
         )
     if value.ndim == 2:
         values, vectors = np.linalg.eigh(np.asarray(value, np.float64))

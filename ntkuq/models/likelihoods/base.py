@@ -8,6 +8,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
@@ -46,8 +47,12 @@ class AbstractLikelihood(eqx.Module):
         """The distribution of y given the network output, batched over `*batch`."""
 
     @abc.abstractmethod
-    def outputs(self, y: Array) -> int:
-        """How many network outputs the targets `y` of a data set ask for."""
+    def outputs(self, y: Array | np.ndarray) -> int:
+        """How many network outputs the targets `y` of a data set ask for.
+
+        Raises:
+            ValueError: for targets that this likelihood does not have.
+        """
 
     @abc.abstractmethod
     def rescale(
@@ -84,7 +89,11 @@ class AbstractLikelihood(eqx.Module):
 
     def log_prob(self, latent: Float[Array, " C"], y: Array) -> Float[Array, ""]:
         """log p(y | f) of one example."""
-        return jnp.sum(self.distribution(latent).log_prob(y))
+        distribution = self.distribution(latent)
+        codes = isinstance(distribution, dist.CategoricalLogits | dist.CategoricalProbs)
+        # counts and labels enter arithmetic; class codes are positions
+        value = y if codes else jnp.asarray(y, latent.dtype)
+        return jnp.sum(distribution.log_prob(value))
 
     def residual(self, latent: Float[Array, " C"], y: Array) -> Float[Array, " C"]:
         """d log p(y | f) / df of one example."""

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
@@ -16,8 +17,9 @@ from ntkuq.models.likelihoods.quadrature import spread
 class Categorical(AbstractLikelihood):
     """P(y = k) = softmax(f)_k for class codes y = 0, …, C - 1.
 
-    Class probabilities of an uncertain output are integrated numerically over 512
-    fixed antithetic Gaussian draws, the same for every method.
+    Class probabilities of an uncertain output are integrated numerically: for two
+    classes by Gauss-Hermite quadrature over the difference of the logits, for more
+    over 512 fixed antithetic Gaussian draws, the same for every method.
 
     >>> import jax.numpy as jnp
     >>> float(Categorical().log_prob(jnp.zeros(2), jnp.asarray(1)))
@@ -30,8 +32,13 @@ class Categorical(AbstractLikelihood):
     def distribution(self, latent: Float[Array, "*batch C"]) -> dist.Distribution:
         return dist.Categorical(logits=latent)
 
-    def outputs(self, y: Array) -> int:
-        return int(y.max()) + 1
+    def outputs(self, y: Array | np.ndarray) -> int:
+        codes = np.asarray(y)
+        if codes.min() < 0:
+            raise ValueError(
+                f"Categorical: expected class codes 0, 1, …, got {codes.min()}"
+            )
+        return max(int(codes.max()) + 1, 2)
 
     def rescale(self, loc, scale) -> Categorical:
         return self
@@ -49,8 +56,14 @@ class Categorical(AbstractLikelihood):
         return jnp.diag(jnp.sqrt(p)) - jnp.outer(p, jnp.sqrt(p))
 
     def marginalize(self, mean, covariance) -> Marginal:
-        nodes, weights = spread(mean, covariance)
         latent = dist.MultivariateNormal(mean, covariance_matrix=_lift(covariance))
+        if mean.shape[-1] == 2:
+            # softmax depends on the difference of the two logits only
+            contrast = jnp.asarray([-1.0, 1.0], mean.dtype)
+            variance = jnp.einsum("c,ncd,d->n", contrast, covariance, contrast)
+            nodes, weights = spread((mean @ contrast)[:, None], variance[:, None, None])
+            return _mixture(_two(nodes), weights, latent)
+        nodes, weights = spread(mean, covariance)
         return _mixture(jax.nn.softmax(nodes), weights, latent)
 
     def mixture(self, latent) -> Marginal:
@@ -75,7 +88,14 @@ class Bernoulli(AbstractLikelihood):
     def distribution(self, latent: Float[Array, "*batch 1"]) -> dist.Distribution:
         return dist.Bernoulli(logits=latent[..., 0])
 
-    def outputs(self, y: Array) -> int:
+    def outputs(self, y: Array | np.ndarray) -> int:
+        codes = np.unique(np.asarray(y))
+        if not np.isin(codes, (0, 1)).all():
+            raise ValueError(
+                "Bernoulli: expected the labels 0 and 1, got "
+                f"{', '.join(str(code) for code in codes[:5])}: use Categorical() for "
+                "more classes"
+            )
         return 1
 
     def rescale(self, loc, scale) -> Bernoulli:
@@ -106,22 +126,30 @@ def _two(latent: Array) -> Array:
     return jnp.concatenate([jax.nn.sigmoid(-latent), jax.nn.sigmoid(latent)], axis=-1)
 
 
+#: Smallest eigenvalue of a covariance between logits, relative to the mean one.
+FLOOR = 1e-9
+
+
 def _lift(covariance: Array) -> Array:
-    """The smallest diagonal that lets a singular covariance have a Cholesky factor."""
+    """The nearest covariance that has a Cholesky factor: eigenvalues below FLOOR rise.
+
+    A covariance computed in float32 can have eigenvalues slightly below zero.
+    """
+    values, vectors = jnp.linalg.eigh(covariance)
     size = jnp.trace(covariance, axis1=-2, axis2=-1) / covariance.shape[-1]
-    eps = jnp.finfo(covariance.dtype).eps
     tiny = jnp.finfo(covariance.dtype).tiny ** 0.5
-    lift = 20.0 * eps * size + tiny
-    return covariance + lift[:, None, None] * jnp.eye(
-        covariance.shape[-1], dtype=covariance.dtype
-    )
+    values = jnp.maximum(values, (FLOOR * size + tiny)[:, None])
+    lifted = jnp.einsum("nij,nj,nkj->nik", vectors, values, vectors)
+    return 0.5 * (lifted + jnp.swapaxes(lifted, -1, -2))
 
 
 def _entropy(p: Array) -> Array:
     return -jnp.sum(jax.scipy.special.xlogy(p, p), axis=-1)
 
 
-def _mixture(probs: Array, weights: Array, latent: dist.Distribution | None) -> Marginal:
+def _mixture(
+    probs: Array, weights: Array, latent: dist.Distribution | None
+) -> Marginal:
     mean = jnp.tensordot(weights, probs, 1)
     mean = mean / jnp.sum(mean, axis=-1, keepdims=True)
     expected = jnp.tensordot(weights, _entropy(probs), 1)

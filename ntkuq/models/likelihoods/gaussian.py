@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float
 
+from ntkuq.models.checks import positive
 from ntkuq.models.likelihoods.base import AbstractLikelihood, Marginal
 
 
@@ -29,7 +31,7 @@ class Gaussian(AbstractLikelihood):
     scale: ArrayLike = 1.0
 
     def __check_init__(self):
-        if isinstance(self.scale, float | int) and not self.scale > 0:
+        if not positive(self.scale):
             raise ValueError(
                 f"Gaussian: expected scale > 0 (a standard deviation), got {self.scale}"
             )
@@ -40,7 +42,7 @@ class Gaussian(AbstractLikelihood):
     def distribution(self, latent: Float[Array, "*batch C"]) -> dist.Normal:
         return dist.Normal(latent, self._scale(latent))
 
-    def outputs(self, y: Array) -> int:
+    def outputs(self, y: Array | np.ndarray) -> int:
         return 1 if y.ndim == 1 else y.shape[1]
 
     def rescale(self, loc, scale) -> Gaussian:
@@ -85,7 +87,7 @@ class Gaussian(AbstractLikelihood):
             latent=_normal(jnp.mean(latent, axis=0), epistemic),
             observed=observed,
             epistemic=_squeeze(epistemic),
-            aleatoric=_squeeze(noise[..., 0]),
+            aleatoric=_squeeze(noise[..., 0] ** 2),
         )
 
 

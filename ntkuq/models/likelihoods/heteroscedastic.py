@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from ntkuq.models.likelihoods.base import AbstractLikelihood, Marginal
-from ntkuq.models.likelihoods.gaussian import _squeeze
-from ntkuq.models.likelihoods.quadrature import spread
+from ntkuq.models.likelihoods.gaussian import _normal, _squeeze
+from ntkuq.models.likelihoods.quadrature import nodes
 
 
 class HeteroscedasticGaussian(AbstractLikelihood):
@@ -32,7 +33,7 @@ class HeteroscedasticGaussian(AbstractLikelihood):
         mean, log_scale = jnp.split(latent, 2, axis=-1)
         return dist.Normal(mean, jnp.exp(log_scale))
 
-    def outputs(self, y: Array) -> int:
+    def outputs(self, y: Array | np.ndarray) -> int:
         return 2 if y.ndim == 1 else 2 * y.shape[1]
 
     def rescale(self, loc, scale) -> HeteroscedasticGaussian:
@@ -57,26 +58,49 @@ class HeteroscedasticGaussian(AbstractLikelihood):
         return jnp.sqrt(self.hessian(latent))
 
     def marginalize(self, mean, covariance) -> Marginal:
-        nodes, weights = spread(mean, covariance)
-        return _mixture(self, nodes, weights)
+        # Given the log-scale s of one target column, its mean m is Gaussian: only s
+        # needs quadrature. m | s has mean  E m + k (s - E s)  and variance
+        # Var m - k Cov(m, s),  with k = Cov(m, s) / Var s.
+        size = mean.shape[-1] // 2
+        first, second = mean[:, :size], mean[:, size:]
+        variance = jnp.diagonal(covariance, axis1=-2, axis2=-1)
+        cross = jnp.diagonal(covariance[:, :size, size:], axis1=-2, axis2=-1)
+        spread, bend = variance[:, :size], variance[:, size:]
+        points, weights = nodes(1)
+        z = jnp.asarray(points[:, 0], mean.dtype)
+        tiny = jnp.finfo(mean.dtype).tiny
+        slope = cross / jnp.sqrt(jnp.maximum(bend, tiny))
+        rest = jnp.maximum(spread - slope**2, 0.0)
+        log_scale = second[..., None] + jnp.sqrt(bend)[..., None] * z
+        observed = _observed(
+            first[..., None] + slope[..., None] * z,
+            jnp.sqrt(rest[..., None] + jnp.exp(2 * log_scale)),
+            jnp.asarray(weights, mean.dtype),
+        )
+        return Marginal(
+            latent=_normal(first, spread),
+            observed=observed,
+            epistemic=_squeeze(spread),
+            aleatoric=_squeeze(jnp.exp(2 * (second + bend))),
+        )
 
     def mixture(self, latent) -> Marginal:
         size = latent.shape[0]
-        return _mixture(self, latent, jnp.full((size,), 1.0 / size, latent.dtype))
+        parts = self.distribution(latent)
+        loc, scale = (jnp.moveaxis(a, 0, -1) for a in (parts.loc, parts.scale))
+        weights = jnp.full((size,), 1.0 / size, latent.dtype)
+        epistemic = jnp.var(loc, axis=-1)
+        return Marginal(
+            latent=_normal(jnp.mean(loc, axis=-1), epistemic),
+            observed=_observed(loc, scale, weights),
+            epistemic=_squeeze(epistemic),
+            aleatoric=_squeeze(jnp.mean(scale**2, axis=-1)),
+        )
 
 
-def _mixture(likelihood, latent: Array, weights: Array) -> Marginal:
-    parts = likelihood.distribution(latent)
-    loc, scale = _squeeze(parts.loc), _squeeze(parts.scale)
-    mean = jnp.tensordot(weights, loc, 1)
-    epistemic = jnp.tensordot(weights, (loc - mean) ** 2, 1)
-    observed = dist.MixtureSameFamily(
+def _observed(loc: Array, scale: Array, weights: Array) -> dist.MixtureSameFamily:
+    """A mixture over the last axis of (N, D, S); of batch shape (N,) for D = 1."""
+    return dist.MixtureSameFamily(
         dist.Categorical(probs=weights),
-        dist.Normal(jnp.moveaxis(loc, 0, -1), jnp.moveaxis(scale, 0, -1)),
-    )
-    return Marginal(
-        latent=dist.Normal(mean, jnp.sqrt(epistemic)),
-        observed=observed,
-        epistemic=epistemic,
-        aleatoric=jnp.tensordot(weights, scale**2, 1),
+        dist.Normal(_squeeze(loc, -2), _squeeze(scale, -2)),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
@@ -26,7 +27,14 @@ class Poisson(AbstractLikelihood):
     def distribution(self, latent: Float[Array, "*batch 1"]) -> dist.Distribution:
         return dist.Poisson(jnp.exp(latent[..., 0]))
 
-    def outputs(self, y: Array) -> int:
+    def outputs(self, y: Array | np.ndarray) -> int:
+        counts = np.asarray(y)
+        if counts.ndim != 1 or (counts < 0).any() or (counts != np.round(counts)).any():
+            raise ValueError(
+                "Poisson: expected counts 0, 1, 2, … of shape (N,), got targets of "
+                f"shape {counts.shape} from {counts.min():g} to {counts.max():g}"
+                f"{'' if (counts == np.round(counts)).all() else ', not all whole'}"
+            )
         return 1
 
     def rescale(self, loc, scale) -> Poisson:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+
 #: Gauss-Hermite nodes for one output: exact for polynomials of degree 63.
 HERMITE_NODES = 32
 #: Fixed antithetic standard-normal draws for several outputs. The Monte-Carlo error

@@ -222,6 +222,38 @@ def log_evidence(mode: Mode) -> Float[Array, ""]:
     return mode.log_joint - 0.5 * mode.curvature.log_determinant
 
 
+class _Corrections(NamedTuple):
+    """Sum over c of P_cc, and u = (I + W K)^-1 s: see `kernel_bar`."""
+
+    explained: Float[Array, "N N"]
+    u: Float[Array, "N C"]
+
+
+def _corrections(
+    likelihood: AbstractLikelihood, kernel: Float[Array, "N N"], mode: Mode
+) -> _Corrections:
+    a, curvature = mode.a, mode.curvature
+
+    def accumulate(total: Array, block: Array) -> tuple[Array, tuple[Array, Array]]:
+        """Adds P_cc; gives the diagonal of K E_c K, and L^-1 E_c K."""
+        diagonal = jnp.sum(kernel * (block @ kernel).T, axis=1)
+        if curvature.coupling is None:
+            return total + block, (diagonal, block[:0])
+        half = solve_lower(curvature.coupling, block)
+        return total + block - half.T @ half, (diagonal, half @ kernel)
+
+    explained, (diagonals, halves) = jax.lax.scan(
+        accumulate, jnp.zeros_like(kernel), curvature.blocks
+    )
+    # the blocks (C, C) of Sigma = K - K P K at each point
+    shared = jnp.einsum("cmn,dmn->ncd", halves, halves)
+    own = jnp.diagonal(kernel)[:, None] - diagonals.T
+    sigma = shared + own[:, :, None] * jnp.eye(a.shape[1], dtype=a.dtype)[None]
+    _, pull = jax.vjp(jax.vmap(likelihood.hessian), kernel @ a)
+    (s,) = pull(-0.5 * sigma)
+    return _Corrections(explained, s - curvature.apply(kernel @ s))
+
+
 def kernel_bar(
     likelihood: AbstractLikelihood, kernel: Float[Array, "N N"], mode: Mode
 ) -> Float[Array, "N N"]:
@@ -236,80 +268,81 @@ def kernel_bar(
     References:
         Rasmussen and Williams (2006), eq. 5.20 to 5.24.
     """
-    a, curvature = mode.a, mode.curvature
-    size = a.shape[0]
+    explained, u = _corrections(likelihood, kernel, mode)
+    implicit = u @ mode.a.T
+    return 0.5 * (mode.a @ mode.a.T - explained) + 0.5 * (implicit + implicit.T)
 
-    def class_terms(block: Array) -> tuple[Array, Array, Array]:
-        """P_cc summed later, K E_c K on the diagonal, and L^-1 E_c K."""
-        ek = block @ kernel
-        diagonal = jnp.sum(kernel * ek.T, axis=1)
-        if curvature.coupling is None:
-            return block, diagonal, jnp.zeros((0, size), block.dtype)
-        half = solve_lower(curvature.coupling, block)
-        return block - half.T @ half, diagonal, half @ kernel
 
-    def accumulate(total: Array, block: Array) -> tuple[Array, tuple[Array, Array]]:
-        own, diagonal, half = class_terms(block)
-        return total + own, (diagonal, half)
+def mean_weights(
+    likelihood: AbstractLikelihood, kernel: Float[Array, "N N"], mode: Mode
+) -> Float[Array, "N C"]:
+    r"""The weights $a + u$ of the posterior mean $k_*^T (a + u)$.
 
-    total, (diagonals, halves) = jax.lax.scan(
-        accumulate, jnp.zeros_like(kernel), curvature.blocks
-    )
-    # Blocks (C, C) of Sigma at each point.
-    shared = jnp.einsum("cmn,dmn->ncd", halves, halves)
-    own = jnp.diagonal(kernel)[:, None] - diagonals.T
-    sigma = shared + own[:, :, None] * jnp.eye(a.shape[1], dtype=a.dtype)[None]
-    _, pull = jax.vjp(jax.vmap(likelihood.hessian), kernel @ a)
-    (s,) = pull(-0.5 * sigma)
-    u = s - curvature.apply(kernel @ s)
-    implicit = u @ a.T
-    return 0.5 * (a @ a.T - total) + 0.5 * (implicit + implicit.T)
+    The posterior is skewed: its mean lies farther from zero than its mode where a
+    label is far from certain. To first order in the third derivatives,
+    $E f - \hat f = \Sigma s = K u$ with s and u as in `kernel_bar`. Without it the
+    wide covariance at the optimum of the evidence, around the mode, gives class
+    probabilities that are far too timid (ten digits, N = 500, RBF: test loss 0.94
+    instead of 0.15 nats).
+
+    References:
+        Rue, Martino and Chopin, *Approximate Bayesian inference for latent Gaussian
+        models*, JRSS B 2009, section 3.2.3.
+    """
+    return mode.a + _corrections(likelihood, kernel, mode).u
 
 
 def moments(
-    mode: Mode, cross: Float[Array, "M N"], diagonal: Float[Array, " M"]
+    curvature: Curvature,
+    weights: Float[Array, "N C"],
+    cross: Float[Array, "M N"],
+    diagonal: Float[Array, " M"],
 ) -> tuple[Float[Array, "M C"], Float[Array, "M C C"]]:
     """Mean and covariance over outputs of the latent values at new inputs.
 
     Algorithm 3.4 of Rasmussen and Williams (2006).
 
     Args:
-        mode: from `find_mode`.
+        curvature: at the mode, from `find_mode`.
+        weights: of the mean: those of the mode, or of `mean_weights`.
         cross: covariance of new and training inputs.
         diagonal: prior variance of the new inputs.
     """
-    outputs = mode.a.shape[1]
+    outputs = weights.shape[1]
     eye = jnp.eye(outputs, dtype=cross.dtype)[None]
 
     def terms(block: Array) -> tuple[Array, Array]:
         v = block @ cross.T
         explained = jnp.sum(cross.T * v, axis=0)
-        if mode.curvature.coupling is None:
+        if curvature.coupling is None:
             return explained, v[:0]
-        return explained, solve_lower(mode.curvature.coupling, v)
+        return explained, solve_lower(curvature.coupling, v)
 
-    explained, halves = jax.lax.map(terms, mode.curvature.blocks)
+    explained, halves = jax.lax.map(terms, curvature.blocks)
     floor = jnp.finfo(diagonal.dtype).eps * diagonal
     own = jnp.maximum(diagonal[:, None] - explained.T, floor[:, None])
     shared = jnp.einsum("cnm,dnm->mcd", halves, halves)
-    return cross @ mode.a, own[:, :, None] * eye + shared
+    return cross @ weights, own[:, :, None] * eye + shared
 
 
 def joint(
-    mode: Mode, cross: Float[Array, "M N"], prior: Float[Array, "M M"]
+    curvature: Curvature,
+    weights: Float[Array, "N C"],
+    cross: Float[Array, "M N"],
+    prior: Float[Array, "M M"],
 ) -> tuple[Float[Array, "M C"], Float[Array, "MC MC"]]:
     """Mean and covariance across new inputs and outputs, rows ordered (m, c)."""
-    size, outputs = cross.shape[0], mode.a.shape[1]
+    size, outputs = cross.shape[0], weights.shape[1]
 
     def terms(block: Array) -> tuple[Array, Array]:
         v = block @ cross.T
-        if mode.curvature.coupling is None:
+        if curvature.coupling is None:
             return cross @ v, v[:0]
-        return cross @ v, solve_lower(mode.curvature.coupling, v)
+        return cross @ v, solve_lower(curvature.coupling, v)
 
-    explained, halves = jax.lax.map(terms, mode.curvature.blocks)
+    explained, halves = jax.lax.map(terms, curvature.blocks)
     covariance = jnp.einsum("cni,dnj->icjd", halves, halves)
     which = jnp.arange(outputs)
     # advanced indices with a slice between them put their axis first: (C, M, M)
     covariance = covariance.at[:, which, :, which].add(prior[None] - explained)
-    return cross @ mode.a, jnp.reshape(covariance, (size * outputs, size * outputs))
+    return cross @ weights, jnp.reshape(covariance, (size * outputs, size * outputs))

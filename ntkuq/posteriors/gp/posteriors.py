@@ -143,14 +143,17 @@ def _gaussian_joint(posterior, train, new):
 class LatentPosterior(AbstractPosterior):
     """A latent GP under a likelihood that is not Gaussian: Laplace's approximation.
 
-    The prior mean is zero. The log marginal likelihood is Laplace's.
+    The prior mean is zero. The covariance is that at the mode, the mean is corrected
+    for the skewness of the posterior (`latent.mean_weights`), and the log marginal
+    likelihood is Laplace's.
     """
 
     bnn: BNN
     data: Dataset
     covariance: AbstractCovariance
     params: LogValues
-    mode: latent.Mode
+    curvature: latent.Curvature
+    weights: Float[Array, "N C"]
     max_steps: int
     hyperparameters: tuple[Hyperparameter, ...]
     log_marginal_likelihood: float
@@ -188,7 +191,7 @@ class LatentPosterior(AbstractPosterior):
             self.params,
             self.hyperparameters,
             self.diagnostics,
-            outputs=self.mode.a.shape[1],
+            outputs=self.weights.shape[1],
             max_steps=self.max_steps,
         )
 
@@ -212,7 +215,7 @@ def approximate(
     with jax.enable_x64(True):
         x, y = _inputs(bnn, data.x), bnn.targets(data)
         start = jnp.zeros((len(data), outputs), jnp.float64)
-        mode, value = _approximate(
+        mode, weights, value = _approximate(
             bnn.likelihood, covariance.at(x), params, y, start, max_steps
         )
         jitter = check(mode.curvature.jitter, "GP classification")
@@ -228,7 +231,8 @@ def approximate(
         data=data,
         covariance=covariance,
         params=params,
-        mode=mode,
+        curvature=mode.curvature,
+        weights=weights,
         max_steps=max_steps,
         hyperparameters=hyperparameters,
         log_marginal_likelihood=float(value),
@@ -243,15 +247,18 @@ def approximate(
 
 @eqx.filter_jit
 def _approximate(likelihood, gram, params, y, start, max_steps):
-    mode = latent.find_mode(likelihood, gram(params), y, start, max_steps)
-    return mode, latent.log_evidence(mode)
+    kernel = gram(params)
+    mode = latent.find_mode(likelihood, kernel, y, start, max_steps)
+    weights = latent.mean_weights(likelihood, kernel, mode)
+    return mode, weights, latent.log_evidence(mode)
 
 
 @eqx.filter_jit
 def _latent_moments(posterior, train, new):
     covariance, params = posterior.covariance, posterior.params
     return latent.moments(
-        posterior.mode,
+        posterior.curvature,
+        posterior.weights,
         covariance.gram(params, new, train),
         covariance.diagonal(params, new),
     )
@@ -261,7 +268,8 @@ def _latent_moments(posterior, train, new):
 def _latent_joint(posterior, train, new):
     covariance, params = posterior.covariance, posterior.params
     return latent.joint(
-        posterior.mode,
+        posterior.curvature,
+        posterior.weights,
         covariance.gram(params, new, train),
         covariance.gram(params, new),
     )

@@ -19,6 +19,7 @@ import numpy as np
 
 from ntkuq.linearize import AbstractCurvature
 
+
 #: Range of log t that is searched, and the step of the first grid.
 LOWER, UPPER, STEP = -20.0, 25.0, 0.5
 

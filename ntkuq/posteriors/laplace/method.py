@@ -15,18 +15,22 @@ from ntkuq.data import Dataset
 from ntkuq.linearize import (
     AbstractCovariance,
     AbstractCurvature,
+    BlocksCovariance,
     FunctionSpace,
     Jacobian,
     WeightSpace,
     chunk_size,
+    factor_chunk_size,
     map_chunks,
-    rows,
 )
 from ntkuq.models import (
     BNN,
     AbstractLikelihood,
+    AbstractPrior,
     Gaussian,
     as_arrays,
+    cast,
+    check_finite,
     forward,
     log_likelihoods,
     parameters,
@@ -41,8 +45,8 @@ from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Cost, Joint
 from ntkuq.posteriors.laplace.evidence import Fit, Tuned, keep, maximize
 from ntkuq.posteriors.laplace.structures import AbstractStructure, Full
 from ntkuq.posteriors.laplace.subsets import AbstractSubset, All
-from ntkuq.posteriors.push import from_latent, joint_units, output_dtype
 from ntkuq.posteriors.predictive import Predictive
+from ntkuq.posteriors.push import from_latent, joint_units, output_dtype
 
 
 class Laplace(AbstractMethod):
@@ -113,11 +117,11 @@ def linearized_problem(
     dtype = np.dtype(np.float64) if structure.double else bnn.dtype
     outputs = bnn.outputs(data)
     with jax.enable_x64(dtype == np.float64):
-        likelihood = as_arrays(bnn.likelihood)
+        likelihood = as_arrays(bnn.likelihood, dtype)
         x, y = bnn.inputs(data.x, dtype), bnn.targets(data, dtype)
         example = jax.tree.map(lambda leaf: leaf[0], x)
-        jacobian = Jacobian.at(bnn.model, example, subset).cast(dtype)
-        precisions = subset_precisions(bnn, jacobian, dtype)
+        jacobian = Jacobian.at(cast(bnn.model, dtype), example, subset)
+        precisions = subset_precisions(bnn.prior, jacobian)
         variances = [1.0 / p for p in precisions]
         curvature = structure.curvature(jacobian, likelihood, x, variances, outputs)
         value, misfit, quadratic, gradient = _summary(
@@ -133,9 +137,7 @@ def linearized_problem(
             len(data) * outputs,
             float(quadratic),
         )
-        return Linearized(
-            jacobian, curvature, fit, jacobian.size, float(gradient)
-        )
+        return Linearized(jacobian, curvature, fit, jacobian.size, float(gradient))
 
 
 def choose(tune: AbstractTune, problem: Linearized) -> Tuned:
@@ -158,58 +160,47 @@ def retuned(bnn: BNN, tuned: Tuned) -> BNN:
     bnn = bnn.with_prior(bnn.prior.scaled(tuned.tau))
     if isinstance(bnn.likelihood, Gaussian):
         scale = np.asarray(bnn.likelihood.scale, np.float64) * tuned.noise
-        bnn = bnn.with_noise(float(scale) if scale.ndim == 0 else jnp.asarray(scale))
+        bnn = bnn.with_noise(float(scale) if scale.ndim == 0 else scale)
     return bnn
 
 
 def tuned_hyperparameters(
     bnn: BNN, tuned: Tuned, units: str | None
 ) -> tuple[Hyperparameter, ...]:
-    """Prior precision and noise scale of `bnn`, which has been retuned."""
-    found = []
+    """Prior precision and noise scales of `bnn`, which has been retuned.
+
+    A prior with several precisions is reported by the factor that multiplied them.
+    """
+
+    def found(
+        name: str, value: float, log_se: float | None, unit: str | None = None
+    ) -> Hyperparameter:
+        se = None if log_se is None else value * log_se
+        return Hyperparameter(name, value, se, tuned.at_bound, unit)
+
     precision = getattr(bnn.prior, "precision", None)
-    if np.ndim(precision) == 0 and precision is not None:
-        value, error = float(precision), tuned.log_tau_se
-        found.append(
-            Hyperparameter(
-                "prior precision",
-                value,
-                None if error is None else value * error,
-                tuned.at_bound,
-            )
+    if eqx.is_array_like(precision) and np.ndim(precision) == 0:
+        hyper = [found("prior precision", float(precision), tuned.log_tau_se)]
+    else:
+        hyper = [found("prior precision factor", tuned.tau, tuned.log_tau_se)]
+    if isinstance(bnn.likelihood, Gaussian):
+        noise = np.asarray(bnn.likelihood.scale, np.float64) * bnn.scaling.scale()
+        for number, value in enumerate(noise):
+            name = f"noise scale [{number}]" if len(noise) > 1 else "noise scale"
+            hyper.append(found(name, float(value), tuned.log_noise_se, units))
+    return tuple(hyper)
+
+
+def subset_precisions(prior: AbstractPrior, jacobian: Jacobian) -> list[Array]:
+    """The prior precision of each leaf in the subset, (), in its dtype."""
+    every = jax.tree.leaves(prior.precisions(parameters(jacobian.model)))
+    chosen = [every[n] for n in jacobian.subset]
+    if any(np.ndim(precision) for precision in chosen):
+        raise ValueError(
+            "expected one prior precision for each parameter array, got arrays of "
+            f"shapes {[np.shape(precision) for precision in chosen]}"
         )
-    if isinstance(bnn.likelihood, Gaussian) and np.size(bnn.likelihood.scale) == 1:
-        scale = bnn.scaling.scale()
-        value = float(np.asarray(bnn.likelihood.scale)) * float(scale.reshape(-1)[0])
-        error = tuned.log_noise_se
-        found.append(
-            Hyperparameter(
-                "noise scale", value, None if error is None else value * error, False,
-                units,
-            )
-        )
-    return tuple(found)
-
-
-def check_finite(model: PyTree) -> None:
-    """Raise `ValueError` where a weight is not finite, naming the leaf."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(parameters(model)):
-        bad = int(np.sum(~np.isfinite(np.asarray(leaf))))
-        if bad:
-            raise ValueError(
-                f"expected finite weights, got {bad} that are not in "
-                f"{jax.tree_util.keystr(path)}: training diverged, or the file is "
-                "damaged"
-            )
-
-
-def subset_precisions(
-    bnn: BNN, jacobian: Jacobian, dtype: np.dtype
-) -> list[Array]:
-    """The prior precision of each leaf in the subset: () or raveled, (P_leaf,)."""
-    every = jax.tree.leaves(bnn.prior.precisions(bnn.parameters))
-    chosen = [jnp.asarray(every[n], dtype) for n in jacobian.subset]
-    return [p.reshape(-1) if p.ndim else p for p in chosen]
+    return chosen
 
 
 @eqx.filter_jit
@@ -249,16 +240,16 @@ class LaplacePosterior(AbstractPosterior):
     log_marginal_likelihood: float
     diagnostics: dict[str, Any]
 
-    def _latent(
-        self, x: PyTree
-    ) -> tuple[Float[Array, "N C"], Float[Array, "N C C"]]:
+    def _latent(self, x: PyTree) -> tuple[Float[Array, "N C"], Float[Array, "N C C"]]:
         dtype = jax.tree.leaves(parameters(self.jacobian.model))[0].dtype
         inputs = self.bnn.inputs(x, dtype)
         outputs = jax.eval_shape(
             lambda a: forward(self.jacobian.model, a),
             jax.tree.map(lambda leaf: leaf[0], inputs),
         ).shape[0]
-        size = chunk_size(self.jacobian, outputs, dtype.itemsize)
+        factored = isinstance(self.covariance, BlocksCovariance)
+        chunk = factor_chunk_size if factored else chunk_size
+        size = chunk(self.jacobian, outputs, dtype.itemsize)
         return map_chunks(
             lambda part: _marginal(self.jacobian, self.covariance, part), inputs, size
         )
@@ -328,7 +319,7 @@ def _posterior(
         "effective parameters": tuned.effective,
         "gradient norm": problem.gradient_norm,
         "precision": "float64" if _is_double(problem.jacobian) else str(bnn.dtype),
-        "jitter": 0.0,
+        "jitter": float(getattr(covariance, "jitter", 0.0)),
     }
     if isinstance(curvature, WeightSpace | FunctionSpace):
         weight = isinstance(curvature, WeightSpace)
@@ -354,5 +345,3 @@ def _marginal(jacobian: Jacobian, covariance: AbstractCovariance, x: PyTree):
 def _joint(jacobian: Jacobian, covariance: AbstractCovariance, x: PyTree):
     factors = jacobian.factors(x)
     return factors.outputs, covariance.joint(factors)
-
-

@@ -23,6 +23,7 @@ from ntkuq.linearize import (
 from ntkuq.models import AbstractLikelihood
 from ntkuq.posteriors.base import Cost
 
+
 #: A full matrix larger than this (8 GiB in float64) is refused.
 LARGEST_SQUARE = 2**15
 

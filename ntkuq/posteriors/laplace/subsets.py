@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -11,6 +12,13 @@ from jaxtyping import PyTree
 
 from ntkuq.linearize import Plan
 from ntkuq.models import parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Stands for a parameter leaf while `Select` asks which are meant."""
+
+    number: int
 
 
 class AbstractSubset(eqx.Module):
@@ -51,7 +59,6 @@ class Select(AbstractSubset):
     Args:
         where: model -> a leaf, a layer, or a list of them.
 
-    >>> import equinox as eqx
     >>> net = eqx.nn.MLP(2, 1, 4, 1, key=jax.random.key(0))
     >>> from ntkuq.linearize import find_sites
     >>> import jax.numpy as jnp
@@ -63,14 +70,20 @@ class Select(AbstractSubset):
 
     def __call__(self, model, plan):
         tree = parameters(model)
-        numbered = jax.tree.unflatten(
-            jax.tree.structure(tree), list(range(plan.leaves))
-        )
-        chosen = jax.tree.leaves(self.where(numbered))
-        if not chosen:
+        places = [_Place(n) for n in range(plan.leaves)]
+        marked = jax.tree.unflatten(jax.tree.structure(tree), places)
+        try:
+            chosen = jax.tree.leaves(self.where(marked))
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise ValueError(
-                "Select: expected `where` to pick at least one parameter array; it "
-                "picked none of the network's "
-                f"{plan.leaves}: check the path it follows"
+                "Select: expected `where` to pick parameter arrays of the network; it "
+                f"raised {type(error).__name__}: {error}"
+            ) from error
+        wrong = [type(place).__name__ for place in chosen if type(place) is not _Place]
+        if wrong or not chosen:
+            raise ValueError(
+                "Select: expected `where` to pick at least one parameter array, got "
+                f"{', '.join(wrong) or 'none'} (the network has {plan.leaves} of "
+                "them): check the path it follows"
             )
-        return tuple(sorted(set(chosen)))
+        return tuple(sorted({place.number for place in chosen}))

@@ -29,7 +29,7 @@ class Claim:
 
     @property
     def word(self) -> str:
-        """ "confirmed", "refuted", or "undecided"."""
+        """The decision: "confirmed", "refuted", or "undecided"."""
         ends = self.statistic.interval
         if ends is not None and ends[1] < self.confirm:
             return "confirmed"
@@ -66,9 +66,11 @@ class Regime:
     1902.06720); Cortes, Mohri, Rostamizadeh 2012 (arXiv 1203.0550).
 
     >>> from ntkuq.calibration import Score
-    >>> def score(v): return Score(v, 0.01, 5, (v - 0.03, v + 0.03))
-    >>> lazy = Regime(score(0.1), score(0.04), score(0.05), score(0.3), score(0.3),
-    ...               "seeds")
+    >>> def score(v):
+    ...     return Score(v, 0.01, 5, (v - 0.03, v + 0.03))
+    >>> lazy = Regime(
+    ...     score(0.1), score(0.04), score(0.05), score(0.3), score(0.3), "seeds"
+    ... )
     >>> [claim.word for claim in lazy.claims]
     ['confirmed', 'confirmed']
     """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,13 +12,15 @@ from ntkuq.calibration.means import mean_score
 from ntkuq.data import Dataset, Split
 from ntkuq.linearize import Jacobian, gram, push
 from ntkuq.models import BNN, Train, parameters
-from ntkuq.optimization.regimes import Regime
+from ntkuq.optimization.records import Regime
 from ntkuq.posteriors.laplace import KFAC, Full, Laplace
 from ntkuq.posteriors.map import FULL_LIMIT
 
 
 #: Held-out subsets on which the kernels are compared, and rows in one.
 SUBSETS, LEAST, MOST = 8, 8, 64
+#: How a network is trained where nothing else is said.
+TRAIN = Train()
 
 
 def regime(
@@ -28,7 +28,7 @@ def regime(
     data: Split,
     *,
     initial: PyTree | None = None,
-    train: Train = Train(),
+    train: Train = TRAIN,
     seeds: int = 5,
     key: Array,
 ) -> Regime:
@@ -65,7 +65,9 @@ def regime(
     >>> start = eqx.nn.Linear(1, 1, key=jax.random.key(0))
     >>> end = eqx.tree_at(lambda m: m.weight, start, 2.0 * np.ones((1, 1), np.float32))
     >>> split = Split(data.take(range(20)), None, data.take(range(20, 40)))
-    >>> found = regime(BNN(end, Gaussian()), split, initial=start, key=jax.random.key(1))
+    >>> found = regime(
+    ...     BNN(end, Gaussian()), split, initial=start, key=jax.random.key(1)
+    ... )
     >>> round(found.kernel_change.value, 6), found.verdict[:21]
     (0.0, 'In the kernel regime.')
     """
@@ -87,22 +89,13 @@ def regime(
         x, y = begun.inputs(data.train.x), begun.targets(data.train)
         trained = train.run(begun, model, x, y, key=steps).model
         values = _measure(bnn.with_model(trained), model, data.train, subsets)
-        means.append([float(np.mean(column)) for column in values])
-    return _record(_Values(*np.asarray(means).T), "seeds")
+        means.append(np.mean(values, axis=0))
+    return _record(np.asarray(means), "seeds")
 
 
-class _Values(NamedTuple):
-    """One entry a subset, or a seed; `standardized` is a root mean square."""
-
-    standardized: np.ndarray
-    relative: np.ndarray
-    change: np.ndarray
-    alignment: np.ndarray
-    initial_alignment: np.ndarray
-
-
-def _record(values: _Values, over: str) -> Regime:
-    return Regime(*(mean_score(column) for column in values), over=over)
+def _record(values: np.ndarray, over: str) -> Regime:
+    """Means over the rows of `values`, (subsets or seeds, 5)."""
+    return Regime(*[mean_score(column) for column in values.T], over=over)
 
 
 def _subsets(data: Dataset, key: Array) -> list[Dataset]:
@@ -129,25 +122,26 @@ def _check_pair(initial: PyTree, bnn: BNN) -> None:
 
 def _measure(
     bnn: BNN, initial: PyTree, train: Dataset, subsets: list[Dataset]
-) -> _Values:
+) -> np.ndarray:
+    """The five numbers of `Regime` on each subset, (subsets, 5)."""
     side = min(bnn.size(), len(train) * bnn.outputs(train))
     structure = Full() if side <= FULL_LIMIT else KFAC()
     # `key` is not used by Laplace
     posterior = Laplace(structure).fit(bnn, train, key=jax.random.key(0))
+    example = jax.tree.map(lambda a: a[0], bnn.inputs(train.take([0]).x))
     rows = []
     with jax.enable_x64(True):
-        example = jax.tree.map(lambda a: a[0], bnn.inputs(train.x, np.dtype(float)))
-        jacobians = [
-            Jacobian.at(eqx.nn.inference_mode(model), example).cast(jnp.float64)
+        before, after = [
+            Jacobian.at(eqx.nn.inference_mode(model), example).cast(np.dtype(float))
             for model in (initial, bnn.model)
         ]
         for part in subsets:
             variance = np.diagonal(np.asarray(posterior.joint(part.x).covariance))
             x = bnn.inputs(part.x, np.dtype(float))
             y = _alignment_targets(bnn, part)
-            values = _compare(*jacobians, x, y, *_scales(bnn, variance, y.shape[0]))
+            values = _compare(before, after, x, y, *_scales(bnn, variance, len(part)))
             rows.append([float(value) for value in values])
-    return _Values(*np.asarray(rows).T)
+    return np.asarray(rows)
 
 
 def _scales(bnn: BNN, variance: np.ndarray, n: int) -> tuple[Array, Array]:

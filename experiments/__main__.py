@@ -1,0 +1,24 @@
+"""The one runner: `python -m experiments NAME [flags]`."""
+
+import tyro
+
+from experiments.agreement import Agreement
+from experiments.uci import UCI
+
+
+EXPERIMENTS = {"uci": UCI, "agreement": Agreement}
+
+
+def main() -> None:
+    """Run the experiment that the command line names."""
+    experiment = tyro.extras.subcommand_cli_from_dict(
+        EXPERIMENTS,
+        prog="python -m experiments",
+        description="Tables, figures and benchmarks of ntkuq.",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    experiment.execute()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""The commands as a user types them, on a small problem."""
+
+import json
+import warnings
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+import ntkuq as nq
+from ntkuq.cli import main
+from tests.cli.conftest import QUICK, houses, write_csv
+
+
+TABLE = ["--data", "houses.csv", "--target", "price"]
+METHODS = ["--method", QUICK, "--method", "Laplace(structure=KFAC())"]
+
+
+def test_compare_own_network_resumes(here, capsys):
+    command = ["compare", "nets:build", *TABLE, *METHODS, "--out", "run"]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert "plan   2 methods" in first and "report run/report.html" in first
+    assert first.count(" done ") == 2
+    document = json.loads((here / "run" / "run.json").read_text())
+    assert document["schema"] == "ntkuq/run/1"
+    assert [m["status"] for m in document["methods"]] == ["done", "done"]
+    noise = document["methods"][0]["hyperparameters"][1]
+    assert noise["name"] == "noise scale" and 1.5 < noise["value"] < 8
+    with np.load(here / "run" / document["methods"][1]["predictions"]) as stored:
+        assert stored["y"].shape == stored["mean"].shape == stored["std"].shape == (12,)
+        assert stored["lower_90"].mean() < stored["mean"].mean()
+    page = (here / "run" / "report.html").read_bytes()
+    # a third method: only it is fitted
+    assert main([*command, "--method", "Laplace(subset=LastLayer())"]) == 0
+    second = capsys.readouterr().out
+    assert second.count(" stored ") == 2 and second.count(" done ") == 1
+    # nothing changed: everything is reused, and the page of the same document is the
+    # same, but for when and how it was made
+    assert main(command) == 0
+    assert capsys.readouterr().out.count(" stored ") == 2
+    again = json.loads((here / "run" / "run.json").read_text())
+    assert again["methods"] == document["methods"]
+    assert len((here / "run" / "report.html").read_bytes()) == len(page)
+
+
+def test_interrupted_run_keeps_what_is_done(here, capsys, monkeypatch):
+    from ntkuq.posteriors import Laplace
+
+    def interrupt(self, bnn, data, *, key):
+        raise KeyboardInterrupt
+
+    command = ["compare", *TABLE, *METHODS, "--out", "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Laplace, "fit", interrupt)
+        assert main(command) == 130
+    assert "same command again" in capsys.readouterr().err
+    assert len(list((here / "run" / "units").glob("*.json"))) == 1
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert out.count(" stored ") == 1 and out.count(" done ") == 1
+
+
+def test_failing_method_exits_with_3_and_the_others_are_reported(here, capsys):
+    bad = "MAP(train=Train(1e12, steps=50))"
+    # the first MAP trains the shared network: the second one may fail
+    command = ["compare", *TABLE, "--method", QUICK, "--method", bad, "--out", "run"]
+    assert main(command) == 3
+    out = capsys.readouterr().out
+    assert "failed" in out and "diverged" in out
+    document = json.loads((here / "run" / "run.json").read_text())
+    assert [m["status"] for m in document["methods"]] == ["done", "failed"]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_weights_find_their_scaling(here, capsys, scaled):
+    import nets
+
+    data = nq.data.read("houses.csv", target="price")
+    scaling = nq.Standardize() if scaled else None
+    bnn = nq.BNN(nq.Network(nets.build), nq.Gaussian(), scaling=scaling)
+    train = nq.Train(0.03 if scaled else 0.3, steps=1500)
+    fitted = nq.MAP(train, rounds=1).fit(bnn, data, key=jax.random.key(0)).bnn
+    eqx.tree_serialise_leaves("net.eqx", fitted.network.trained)
+    methods = ["--method", "MAP(train=None)", "--method", "Laplace()"]
+    command = ["compare", "nets:build", "--weights", "net.eqx", *TABLE, *methods]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert f"scaling={'standardize' if scaled else 'none'}" in out
+    path = here / "runs" / "houses-nets-build" / "run.json"
+    document = json.loads(path.read_text())
+    assert document["problem"]["network"]["weights"] is not None
+    rmse = document["methods"][0]["scores"]["rmse"]["value"]
+    assert rmse < 0.5 * np.std(data.y)
+
+
+def test_classes_from_text_labels(here, capsys):
+    command = ["compare", "nets:classes", "--data", "kinds.csv", "--target", "kind"]
+    assert main([*command, *METHODS]) == 0
+    document = json.loads(
+        (here / "runs" / "kinds-nets-classes" / "run.json").read_text()
+    )
+    assert document["problem"]["task"] == "classification"
+    assert document["problem"]["data"]["classes"] == ["flat", "house", "villa"]
+    assert document["methods"][0]["scores"]["accuracy"]["value"] > 0.6
+
+
+def test_constant_column_is_kept_and_named(here, capsys):
+    columns = {k: houses()[k] for k in ("area", "age", "price")}
+    write_csv(here / "c.csv", {"site": [0.1 + 0.2] * 60, **columns})
+    command = ["compare", "--data", "c.csv", "--target", "price", "--method", QUICK]
+    assert main([*command, "--out", "run"]) == 0
+    assert "site" in capsys.readouterr().out
+    document = json.loads((here / "run" / "run.json").read_text())
+    assert any("site" in w for w in document["problem"]["data"]["warnings"])
+    assert np.isfinite(document["methods"][0]["scores"]["nll"]["value"])
+
+
+def test_dry_run_writes_nothing(here, capsys):
+    assert main(["compare", *TABLE, "--dry-run"]) == 0
+    assert "plan   8 methods" in capsys.readouterr().out
+    assert not (here / "runs").exists()
+
+
+def test_json_is_one_document(here, capsys):
+    assert main(["compare", *TABLE, "--method", QUICK, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["schema"] == "ntkuq/run/1"
+    assert "plan" in err
+
+
+def test_too_slow_methods_are_skipped_with_the_reason(here, capsys):
+    command = ["compare", *TABLE, "--method", QUICK, "--method", "DeepEnsemble()"]
+    assert main([*command, "--max-time", "1e-9", "--max-memory", "64"]) in (0, 3)
+    assert "--max-time" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", ["md", "csv", "tex", "json", "html"])
+def test_report_writes_every_view(here, capsys, suffix):
+    assert main(["compare", *TABLE, "--method", QUICK, "--out", "r", "--quiet"]) == 0
+    assert main(["report", "r", "--to", f"view.{suffix}"]) == 0
+    assert "MAP" in (here / f"view.{suffix}").read_text()
+    assert main(["cite", "r"]) == 0
+    assert "2310.00137" in capsys.readouterr().out
+
+
+def test_score_of_predictions_made_elsewhere(here, capsys):
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=400)
+    write_csv(
+        here / "p.csv", {"y": y, "mu": np.zeros(400), "sigma": np.full(400, 1.0)}
+    )
+    flags = ["--y", "y", "--mean", "mu", "--std", "sigma"]
+    assert main(["score", "p.csv", *flags]) == 0
+    out = capsys.readouterr().out
+    assert "nll" in out and "% intervals hold" in out
+    assert main(["score", "p.csv", *flags, "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    expected = np.mean(0.5 * np.log(2 * np.pi) + 0.5 * y**2)
+    assert scores["nll"]["value"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_score_of_class_probabilities(here, capsys):
+    p = np.array([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
+    write_csv(here / "p.csv", {"y": [0, 1, 1], "p0": p[:, 0], "p1": p[:, 1]})
+    assert main(["score", "p.csv", "--prob", "p0,p1", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    expected = -np.mean(np.log([0.7, 0.8, 0.4]))
+    assert scores["nll"]["value"] == pytest.approx(expected)
+
+
+def test_data_lists_what_is_shipped(capsys):
+    assert main(["data"]) == 0
+    out = capsys.readouterr().out
+    assert "concrete" in out and "digits" in out
+
+
+def test_python_api_is_the_same_comparison(here, capsys):
+    """The command line and `nq.compare` with the same key give the same scores."""
+    assert main(["compare", "nets:build", *TABLE, *METHODS, "--out", "run"]) == 0
+    document = json.loads((here / "run" / "run.json").read_text())
+    import nets
+
+    data = nq.data.read("houses.csv", target="price")
+    key = jax.random.key(0)
+    split = data.split(train=0.8, test=0.2, key=jax.random.fold_in(key, 1))
+    bnn = nq.BNN(nq.Network(nets.build), nq.Gaussian(), scaling=nq.Standardize())
+    methods = [
+        nq.MAP(nq.Train(0.03, steps=300), rounds=2),
+        nq.Laplace(structure=nq.KFAC()),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = nq.compare(bnn, methods, split, key=key)
+    for mine, theirs in zip(result.rows(), document["methods"], strict=True):
+        assert mine["nll"] == theirs["scores"]["nll"]["value"]
+    text = str(result)
+    assert "Laplace" in text and "NLL" in text
+    outside = nq.Predictive.normal(
+        np.full(len(split.test), 250.0), np.full(len(split.test), 40.0)
+    )
+    joined = result.add("always the mean", outside)
+    assert len(joined.rows()) == 3 and len(result.rows()) == 2
+    assert joined.scalars()["always the mean/nll"] > joined.rows()[0]["nll"]
+    with pytest.raises(ValueError, match="taken"):
+        joined.add("always the mean", outside)

@@ -1,0 +1,138 @@
+"""The linearized network's own posterior equals the dense Gaussian process."""
+
+import functools
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from ntkuq.data import Dataset
+from ntkuq.models import BNN, Gaussian, NormalPrior
+from ntkuq.models.hyperparameters import Fixed, MarginalLikelihood
+from ntkuq.posteriors.empirical import fit_empirical
+from tests.oracle import dense as oracle
+from tests.posteriors.problems import blocks_of, precision, problem, reference
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+@functools.cache
+def pieces():
+    """Mean function and kernel of the linearized network with a unit prior factor."""
+    bnn, data, new = problem("gaussian")
+    j, _, _, star = reference("gaussian")
+    sigma = 1.0 / precision(bnn)
+    theta = oracle.ravel(bnn.model)
+    f = np.ravel(oracle.outputs(bnn.model, jnp.asarray(data.x)))
+    f_new = np.ravel(oracle.outputs(bnn.model, jnp.asarray(new)))
+    return (
+        np.ravel(data.y) - (f - j @ theta),
+        f_new - star @ theta,
+        (j * sigma) @ j.T,
+        (star * sigma) @ j.T,
+        (star * sigma) @ star.T,
+    )
+
+
+def gaussian_process(tau, noise):
+    residual, prior_mean, k, cross, new = pieces()
+    a = k / tau + noise**2 * np.eye(len(residual))
+    mean = prior_mean + cross / tau @ np.linalg.solve(a, residual)
+    cov = new / tau - cross @ np.linalg.solve(a, cross.T) / tau**2
+    _, log_det = np.linalg.slogdet(a)
+    fit = residual @ np.linalg.solve(a, residual)
+    count = len(residual) * math.log(2 * math.pi)
+    return mean, cov, -0.5 * (fit + log_det + count)
+
+
+def test_it_is_the_dense_gaussian_process():
+    bnn, data, new = problem("gaussian")
+    posterior = fit_empirical(bnn, data, Fixed())
+    mean, cov, evidence = gaussian_process(1.0, bnn.likelihood.scale)
+    joint = posterior.joint(new)
+    np.testing.assert_allclose(joint.mean[:, 0], mean, rtol=1e-9)
+    np.testing.assert_allclose(joint.covariance, cov, rtol=1e-8, atol=1e-12)
+    assert posterior.log_marginal_likelihood == pytest.approx(evidence, rel=1e-9)
+    p = posterior.predict(new)
+    np.testing.assert_allclose(p.mean, mean, rtol=1e-9)
+    np.testing.assert_allclose(p.epistemic, np.diag(cov), rtol=1e-8)
+
+
+def test_evidence_is_maximal_over_precision_and_noise():
+    bnn, data, _ = problem("gaussian")
+    posterior = fit_empirical(bnn, data, MarginalLikelihood())
+    noise = posterior.bnn.likelihood.scale
+    before, after = (
+        jax.tree.leaves(b.prior.precisions(bnn.parameters))[0]
+        for b in (bnn, posterior.bnn)
+    )
+    tau = float(after / before)
+    found = minimize(
+        lambda p: -gaussian_process(math.exp(p[0]), math.exp(p[1]))[2],
+        [0.0, 0.0],
+        method="Nelder-Mead",
+        options={"xatol": 1e-8, "fatol": 1e-12, "maxiter": 2000},
+    )
+    # rounds stop when both logarithms move by less than 1e-4; they converge linearly
+    assert math.log(tau) == pytest.approx(found.x[0], abs=2e-3)
+    assert math.log(noise) == pytest.approx(found.x[1], abs=2e-3)
+    value = gaussian_process(tau, noise)[2]
+    assert posterior.log_marginal_likelihood == pytest.approx(value, rel=1e-8)
+    assert value == pytest.approx(-found.fun, abs=1e-5)
+
+
+def test_a_linear_network_is_bayesian_linear_regression():
+    rng = np.random.default_rng(2)
+    x, new = rng.standard_normal((10, 3)), rng.standard_normal((4, 3))
+    y = x @ [1.0, -2.0, 0.5] + 0.3 * rng.standard_normal(10)
+    layer = eqx.nn.Linear(3, 1, use_bias=False, key=jax.random.key(0))
+    bnn = BNN(oracle.double(layer), Gaussian(0.3), NormalPrior(2.0))
+    posterior = fit_empirical(bnn, Dataset(x, y), Fixed())
+    mean, cov, evidence = oracle.bayesian_linear_regression(x, y, 2.0, 0.3, new)
+    joint = posterior.joint(new)
+    np.testing.assert_allclose(joint.mean[:, 0], mean, rtol=1e-9)
+    np.testing.assert_allclose(joint.covariance, cov, rtol=1e-9, atol=1e-13)
+    assert posterior.log_marginal_likelihood == pytest.approx(evidence, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["categorical", "bernoulli", "poisson"])
+def test_other_likelihoods_reach_the_mode_of_the_linearized_network(name):
+    bnn, data, new = problem(name)
+    posterior = fit_empirical(bnn, data, Fixed())
+    j, _, _, star = reference(name)
+    p, theta = precision(bnn), oracle.ravel(bnn.model)
+    f = oracle.outputs(bnn.model, jnp.asarray(data.x))
+    y = bnn.targets(data)
+
+    def log_joint(shift):
+        moved = f + (jnp.asarray(j) @ shift).reshape(f.shape)
+        fits = jnp.sum(jax.vmap(bnn.likelihood.log_prob)(moved, y))
+        return fits - 0.5 * jnp.sum(p * (theta + shift) ** 2)
+
+    shift = np.concatenate(posterior.shift)
+    gradient = jax.grad(log_joint)(jnp.asarray(shift))
+    hessian = -jax.hessian(log_joint)(jnp.asarray(shift))
+    # a Newton step from there would gain less than 1e-7 nats
+    assert 0.5 * gradient @ np.linalg.solve(hessian, gradient) < 1e-7
+    # the covariance takes H at the optimum of the round before, here the same one
+    got = posterior.joint(new).covariance
+    expected = star @ np.linalg.inv(hessian) @ star.T
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(got, expected, atol=1e-4 * scale)
+    mean = oracle.outputs(bnn.model, jnp.asarray(new)).ravel() + star @ shift
+    np.testing.assert_allclose(posterior.joint(new).mean.ravel(), mean, rtol=1e-9)
+    blocks = blocks_of(np.asarray(got), len(new))
+    assert blocks.shape[0] == len(new)
+    _, log_det = np.linalg.slogdet(np.asarray(hessian))
+    evidence = float(log_joint(jnp.asarray(shift))) + 0.5 * np.log(p).sum()
+    assert posterior.log_marginal_likelihood == pytest.approx(
+        evidence - 0.5 * log_det, rel=1e-4
+    )
