@@ -1,4 +1,4 @@
-"""Products of structured Jacobians that never form a P-sized object where not needed."""
+"""Products of structured Jacobians, without P-sized objects where not needed."""
 
 from __future__ import annotations
 

@@ -278,9 +278,12 @@ def _made(jaxpr) -> int:
 
 def _inner(params: dict) -> list:
     """The jaxprs inside an equation: of a jitted function, a loop, a branch."""
-    found = []
-    for value in params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(part, core.ClosedJaxpr | core.Jaxpr):
-                found.append(getattr(part, "jaxpr", part))
-    return found
+    values = jax.tree.leaves(
+        list(params.values()),
+        is_leaf=lambda v: isinstance(v, core.ClosedJaxpr | core.Jaxpr),
+    )
+    return [
+        getattr(value, "jaxpr", value)
+        for value in values
+        if isinstance(value, core.ClosedJaxpr | core.Jaxpr)
+    ]

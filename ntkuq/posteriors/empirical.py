@@ -107,7 +107,9 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
         shift = [jnp.zeros(leaf.size, np.float64) for leaf in jacobian.leaves]
         tuned, curvature = None, None
         rounds = GAUSSIAN_ROUNDS if gaussian else OTHER_ROUNDS
-        for count in range(1, rounds + 1):
+        done, converged = 0, False
+        while done < rounds and not converged:
+            done += 1
             if curvature is None or not gaussian:
                 curvature = Full().curvature(
                     # a Gaussian Hessian is the same everywhere
@@ -133,8 +135,7 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
                 x,
                 y,
             )
-            if before is not None and _close(before, tuned):
-                break
+            converged = before is not None and _close(before, tuned)
         # at the optimum, not where this round began
         fit = _fit(jacobian, likelihood, precisions, shift, x, y)
         evidence = log_evidence(fit, curvature, tuned.tau, tuned.noise)
@@ -150,7 +151,7 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
         diagnostics={
             "view": f"{space} space",
             "effective parameters": tuned.effective,
-            "rounds": count,
+            "rounds": done,
             "residual": float(residual),
             "jitter": float(covariance.jitter),
         },
@@ -252,7 +253,7 @@ def _optimum(
 
     zero = jnp.zeros(())
     start = (shift, zero, jnp.zeros((), jnp.int32), jnp.ones((), bool))
-    shift, decrease, count, _ = jax.lax.while_loop(going, body, start)
+    shift, decrease, _, _ = jax.lax.while_loop(going, body, start)
     return shift, decrease
 
 

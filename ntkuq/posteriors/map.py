@@ -51,12 +51,12 @@ class MAP(AbstractMethod):
     References: MacKay 1992; Immer et al. 2021 (arXiv 2104.04975).
 
     >>> MAP(Train(1e-2, steps=100)).rounds
-    3
+    8
     """
 
-    train: Train | None = Train()
+    train: Train | None = Train(steps=1_000)
     tune: AbstractTune = MarginalLikelihood()
-    rounds: int = 3
+    rounds: int = 8
 
     def __check_init__(self):
         if self.rounds < 1:

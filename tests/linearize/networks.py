@@ -225,7 +225,9 @@ def _networks():
     mlp = nn.MLP(4, 2, 6, 2, key=KEY)
     smooth = nn.MLP(4, 1, 5, 1, jnp.tanh, key=KEY)
     lenet = LeNet(
-        nn.Conv2d(1, 2, 3, key=KEY), nn.Conv2d(2, 3, 2, stride=2, key=KEY), _linear(3, 2)
+        nn.Conv2d(1, 2, 3, key=KEY),
+        nn.Conv2d(2, 3, 2, stride=2, key=KEY),
+        _linear(3, 2),
     )
     attention = Attention(
         nn.MultiheadAttention(2, 4, key=KEY),

@@ -60,9 +60,7 @@ def test_products_are_those_of_the_dense_jacobian(case):
     # rounding: sums of at most P N C terms of size one
     close = {"rtol": 1e-9, "atol": 1e-10}
     explicit = dense(factors, [jnp.sqrt(value) for value in variances])
-    np.testing.assert_allclose(
-        explicit.reshape(j.shape), j * np.sqrt(scale), **close
-    )
+    np.testing.assert_allclose(explicit.reshape(j.shape), j * np.sqrt(scale), **close)
     tangent = jnp.split(v, np.cumsum(sizes)[:-1])
     np.testing.assert_allclose(push(factors, tangent).reshape(-1), j @ v, **close)
     back = jnp.concatenate(pull(factors, u))

@@ -27,7 +27,9 @@ def fitted():
 def test_mean_and_variance_are_those_of_the_members(fitted):
     d = data()
     x = (d.x - d.x.mean(0)) / d.x.std(0)
-    f = np.stack([jax.vmap(m)(jnp.asarray(x, jnp.float32))[:, 0] for m in fitted.members])
+    f = np.stack(
+        [jax.vmap(m)(jnp.asarray(x, jnp.float32))[:, 0] for m in fitted.members]
+    )
     f = f * d.y.std() + d.y.mean()
     noise = d.y.std() ** 2  # scale 1 in the network's units
     p = fitted.predict(d.x)
@@ -72,7 +74,9 @@ def test_several_outputs_and_classes():
     total = np.asarray(p.epistemic + p.aleatoric)
     np.testing.assert_allclose(p.observed.variance, total, rtol=1e-5)
     labels = Dataset(d.x, (d.y[:, 0] > 0).astype(int))
-    p = DeepEnsemble.of(modules, BNN(Network(build), Categorical()), labels).predict(d.x)
+    p = DeepEnsemble.of(modules, BNN(Network(build), Categorical()), labels).predict(
+        d.x
+    )
     x = jnp.asarray(d.x, jnp.float32)
     probs = sum(jax.nn.softmax(jax.vmap(m)(x)) for m in modules) / 2
     np.testing.assert_allclose(p.mean, probs, rtol=1e-5)

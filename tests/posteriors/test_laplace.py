@@ -17,12 +17,12 @@ from ntkuq.posteriors.laplace import (
     Diagonal,
     Full,
     FunctionSpace,
-    LastLayer,
     Laplace,
+    LastLayer,
     Select,
     WeightSpace,
+    structures,
 )
-from ntkuq.posteriors.laplace import structures
 from ntkuq.posteriors.laplace.evidence import Fit, maximize
 from tests.oracle import dense as oracle
 from tests.posteriors.problems import (
@@ -304,9 +304,10 @@ def test_subsets_hold_the_rest_fixed(structure):
         if isinstance(structure, Diagonal):
             g = np.diag(np.diag(g))
         if isinstance(structure, KFAC):  # one output: exact within a leaf
-            g = g * (np.repeat([0, 1][: len(leaves)], sizes)[:, None] == np.repeat(
-                [0, 1][: len(leaves)], sizes
-            ))
+            g = g * (
+                np.repeat([0, 1][: len(leaves)], sizes)[:, None]
+                == np.repeat([0, 1][: len(leaves)], sizes)
+            )
         expected = star @ oracle.covariance(g, p) @ star.T
         if not isinstance(structure, KFAC):
             np.testing.assert_allclose(
@@ -315,9 +316,7 @@ def test_subsets_hold_the_rest_fixed(structure):
         networks = posterior.sample(KEY, 2)
         assert (networks.layers[0].weight[0] == bnn.model.layers[0].weight).all()
         assert (networks.layers[1].weight[0] != bnn.model.layers[1].weight).any()
-    tuned = fitted(
-        "gaussian", structure, tune=MarginalLikelihood(), subset=LastLayer()
-    )
+    tuned = fitted("gaussian", structure, tune=MarginalLikelihood(), subset=LastLayer())
     assert tuned.bnn.likelihood.scale == bnn.likelihood.scale
 
 
@@ -328,9 +327,11 @@ def test_a_float32_network_gets_float64_algebra_and_float32_predictions():
         bnn.network.trained,
     )
     low = bnn.with_model(single)
-    exact = Laplace(tune=Fixed()).fit(
-        bnn.with_model(oracle.double(single)), data, key=KEY
-    ).predict(new)
+    exact = (
+        Laplace(tune=Fixed())
+        .fit(bnn.with_model(oracle.double(single)), data, key=KEY)
+        .predict(new)
+    )
     with jax.enable_x64(False):
         for structure in (Full(), KFAC(), Diagonal()):
             method = Laplace(structure=structure)

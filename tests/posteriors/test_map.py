@@ -100,9 +100,7 @@ def test_training_lowers_minus_log_posterior_to_its_minimum():
         bnn = BNN(build, Gaussian(0.5))
         train = Train(5e-2, steps=1500)
         posterior = MAP(train, tune=Fixed()).fit(bnn, d, key=KEY)
-        expected = np.linalg.solve(
-            d.x.T @ d.x / 0.25 + np.eye(2), d.x.T @ d.y / 0.25
-        )
+        expected = np.linalg.solve(d.x.T @ d.x / 0.25 + np.eye(2), d.x.T @ d.y / 0.25)
         got = posterior.bnn.model.weight[0]
         np.testing.assert_allclose(got, expected, rtol=1e-5)
         assert posterior.bnn.dtype == np.float64
@@ -169,7 +167,11 @@ def test_diverging_training_names_the_step():
 def test_a_network_with_randomness_on_is_refused():
     def build(key):
         return eqx.nn.Sequential(
-            [eqx.nn.Linear(2, 4, key=key), eqx.nn.Dropout(0.5), eqx.nn.Linear(4, 1, key=key)]
+            [
+                eqx.nn.Linear(2, 4, key=key),
+                eqx.nn.Dropout(0.5),
+                eqx.nn.Linear(4, 1, key=key),
+            ]
         )
 
     with pytest.raises(ValueError, match="without a key .*Dropout"):

@@ -56,6 +56,7 @@ def weight_space_cost(parameters: int, data: int, outputs: int) -> SpaceCost:
 
 def function_space_cost(parameters: int, data: int, outputs: int) -> SpaceCost:
     """Cost of K by layer factors and its factor: about (NC)^3 / 3 operations."""
+    del parameters  # never a P-sized object
     nc = data * outputs
     return SpaceCost(nc**3 / 3 + 30.0 * nc**2 * max(outputs, 8), 32.0 * nc**2)
 

@@ -91,7 +91,7 @@ class AbstractLikelihood(eqx.Module):
         """log p(y | f) of one example."""
         distribution = self.distribution(latent)
         codes = isinstance(distribution, dist.CategoricalLogits | dist.CategoricalProbs)
-        # counts and labels enter arithmetic; class codes are positions
+        # counts enter arithmetic; class codes are positions
         value = y if codes else jnp.asarray(y, latent.dtype)
         return jnp.sum(distribution.log_prob(value))
 

@@ -86,7 +86,9 @@ class Bernoulli(AbstractLikelihood):
     continuous: ClassVar[bool] = False
 
     def distribution(self, latent: Float[Array, "*batch 1"]) -> dist.Distribution:
-        return dist.Bernoulli(logits=latent[..., 0])
+        # over the labels 0 and 1, as predictions are
+        logits = jnp.concatenate([jnp.zeros_like(latent), latent], axis=-1)
+        return dist.Categorical(logits=logits)
 
     def outputs(self, y: Array | np.ndarray) -> int:
         codes = np.unique(np.asarray(y))

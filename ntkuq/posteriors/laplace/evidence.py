@@ -1,7 +1,7 @@
 """The Laplace evidence as a function of prior precision and noise, and its maximum.
 
-With theta* fixed, log-likelihood l0 and misfit m = sum (r / s0)^2 at the noise scale s0,
-q = theta*^T L0 theta*, and noise factor v,
+With theta* fixed, log-likelihood l0 and misfit m = sum (r / s0)^2 at the noise scale
+s0, q = theta*^T L0 theta*, and noise factor v,
 
     log Z(tau, v) = l0 + m (1 - v^-2) / 2 - NC log v - tau q / 2 - log det(I + t G') / 2
 

@@ -89,10 +89,7 @@ class Laplace(AbstractMethod):
 
     def cost(self, bnn: BNN, data: Dataset) -> Cost:
         example = jax.tree.map(lambda leaf: leaf[0], bnn.prepare(data).inputs(data.x))
-        if not bnn.trained:
-            model = bnn.network.init(jax.random.key(0))
-        else:
-            model = bnn.model
+        model = bnn.model if bnn.trained else bnn.network.init(jax.random.key(0))
         jacobian = Jacobian.at(model, example, self.subset)
         return self.structure.cost(
             jacobian.size, len(data), bnn.outputs(data), 2.0 * bnn.size()
