@@ -1,6 +1,6 @@
 """Writing what an experiment found."""
 
-import datetime
+import datetime as dt
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +15,7 @@ def save(path: Path, name: str, content: dict[str, Any]) -> Path:
     packages = ("jax", "equinox", "optax", "numpyro", "numpy", "scipy")
     document = {
         "experiment": name,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "versions": {
             "ntkuq": nq.__version__,
             "python": platform.python_version(),

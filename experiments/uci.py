@@ -7,6 +7,7 @@ Hernandez-Lobato and Adams (2015), used by Gal and Ghahramani (2016).
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,7 +43,7 @@ class UCI:
 
     def execute(self) -> None:
         """Run the splits, print the table, write the document."""
-        rows: dict[str, list[dict[str, float]]] = {}
+        rows: dict[str, list[dict[str, Any]]] = {}
         start = time.perf_counter()
         for split in range(self.splits):
             for row in self.one(split):
@@ -65,7 +66,7 @@ class UCI:
         )
         print(f"\nwritten {path}")
 
-    def one(self, split: int) -> list[dict[str, float]]:
+    def one(self, split: int) -> list[dict[str, Any]]:
         """The rows of one split."""
         data = nq.data.load(self.data, split=split)
         build = nq.models.mlp(
@@ -82,7 +83,7 @@ class UCI:
         return [row for row in result.rows() if row["status"] == "done"]
 
 
-def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean and standard error over splits of each score."""
     found = {}
     for name in COLUMNS:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ntkuq.cli.commands import COMMANDS, Common
 
+
 #: Exit codes: fine, misuse or bad input, a method failed, interrupted.
 FINE, MISUSE, FAILED, INTERRUPTED = 0, 2, 3, 130
 

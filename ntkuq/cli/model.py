@@ -95,7 +95,7 @@ def load_weights(path: str, model: Any, text: str) -> Any:
     if not Path(path).is_file():
         raise UsageError(f"there is no weights file {path}")
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             loaded = eqx.tree_deserialise_leaves(file, model)
             rest = file.read(1)
     except Exception as error:

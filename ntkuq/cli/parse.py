@@ -9,6 +9,7 @@ from typing import Any
 
 from ntkuq.cli.errors import UsageError
 
+
 #: Names that may be called in the text of a method, from the top level of `ntkuq`.
 STRATEGIES = (
     "MAP",
@@ -38,7 +39,7 @@ STRATEGIES = (
 
 
 def parse(text: str) -> Any:
-    """A strategy object from its constructor text, such as `Laplace(subset=LastLayer())`.
+    """A strategy object from its text, such as `Laplace(subset=LastLayer())`.
 
     Only calls of known strategies with literal or strategy arguments are accepted.
 
@@ -62,7 +63,7 @@ def parse(text: str) -> Any:
 
 def _value(node: ast.AST, text: str) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return _call(node, text)
+        return _call(node.func.id, node, text)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
@@ -73,18 +74,14 @@ def _value(node: ast.AST, text: str) -> Any:
         ) from error
 
 
-def _call(node: ast.Call, text: str) -> Any:
+def _call(name: str, node: ast.Call, text: str) -> Any:
     import ntkuq
 
-    name = node.func.id
     if name not in STRATEGIES:
         near = difflib.get_close_matches(name, STRATEGIES, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(
-            f"{name!r} is not a known strategy{hint} known: {', '.join(STRATEGIES)}"
-            if not near
-            else f"{name!r} is not a known strategy{hint} (known: "
-            f"{', '.join(STRATEGIES)})"
+            f"{name!r} is not a known strategy{hint} (known: {', '.join(STRATEGIES)})"
         )
     make = getattr(ntkuq, name)
     fields = list(inspect.signature(make).parameters)

@@ -16,6 +16,7 @@ from ntkuq.data import Dataset, Split, as_classes, has_split, load, read, read_s
 from ntkuq.models import AbstractLikelihood, AbstractPrior, Identity, forward, mlp
 from ntkuq.posteriors import AbstractMethod
 
+
 if TYPE_CHECKING:
     from ntkuq.cli.commands.compare import Compare
 
@@ -154,8 +155,8 @@ def _default_builder(likelihood: AbstractLikelihood, data: Dataset):
     inputs = data.x.shape[1:]
     if len(inputs) != 1:
         raise UsageError(
-            f"the default network takes rows of features, got inputs of shape {inputs}: "
-            "give MODEL"
+            "the default network takes rows of features, got inputs of shape "
+            f"{inputs}: give MODEL"
         )
     outputs = likelihood.outputs(data.y)
     if likelihood.classes and outputs > 1 and data.classes is not None:
@@ -164,17 +165,19 @@ def _default_builder(likelihood: AbstractLikelihood, data: Dataset):
     return mlp(inputs[0], outputs, width=width, activation=jax.nn.relu)
 
 
-def _fitting(
-    bnns: dict[str, nq.BNN], data: Dataset
-) -> tuple[nq.BNN, list[str]]:
+def _fitting(bnns: dict[str, nq.BNN], data: Dataset) -> tuple[nq.BNN, list[str]]:
     """Whichever scaling fits the given weights to the training data better."""
     losses = {}
     for name, bnn in bnns.items():
         prepared = bnn.prepare(data)
         losses[name] = _error(prepared, data)
-    best = min(losses, key=losses.get)
+    best = min(losses, key=lambda name: losses[name])
     words = {"none": "raw columns", "standardize": "standardized columns"}
-    measure = "error rate" if bnns[best].likelihood.classes else "share of unexplained variance"
+    measure = (
+        "error rate"
+        if bnns[best].likelihood.classes
+        else "share of unexplained variance"
+    )
     remark = (
         f"scaling={best}: the given weights fit the training data best with "
         f"{words[best]} ({measure} {losses[best]:.3g}; with the other choice "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ntkuq.posteriors import Estimate
 from ntkuq.report import AbstractProgress
 
+
 if TYPE_CHECKING:
     from rich.console import Console
 

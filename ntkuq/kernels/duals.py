@@ -144,7 +144,7 @@ class Hermite(AbstractDual):
     has 48 terms, of each other degree where the nonlinearity is odd or even up to a
     line; what is missing on the diagonal is given to a last term, so that the diagonal
     is exact. Relative error elsewhere, at any correlation, for tanh, GELU, SiLU,
-    softplus and sigmoid: 1e-6 for q <= 3, 1e-5 for q <= 10. ELU (a jump in the second
+    softplus and sigmoid: 1e-6 for q <= 3, 1e-3 for q <= 10. ELU (a jump in the second
     derivative): 1e-6, and 1e-3 for the NTK. Kinks away from 0: 1e-3, and a few percent
     for the NTK.
 

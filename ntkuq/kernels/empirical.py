@@ -6,7 +6,7 @@ import equinox as eqx
 
 
 class Empirical(eqx.Module):
-    r"""$J(x) \Lambda^{-1} J(x')^T$ at the trained network, from the structured Jacobian.
+    """J(x) L^-1 J(x')^T at the trained network, from the structured Jacobian.
 
     The prior covariance of the network linearized at its trained weights, for the prior
     of the `BNN`; its scale and the noise are fitted. No Gram matrix of a P-sized object

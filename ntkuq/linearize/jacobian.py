@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -25,6 +26,11 @@ class Outer(eqx.Module):
     a: Float[Array, "*N T I"]
     g: Float[Array, "*N C T O"]
     output_first: bool = eqx.field(static=True)
+
+    @property
+    def once(self) -> bool:
+        """Is the layer applied at one position, T = 1?"""
+        return self.a.shape[-2] == 1
 
     def dense(self) -> Float[Array, "N C P"]:
         """The Jacobian itself, raveled in the leaf's layout."""
@@ -189,12 +195,13 @@ def _sum(parts: list[Outer | Dense]) -> Outer | Dense:
     """A leaf met at several sites (tied weights): the Jacobians add."""
     if len(parts) == 1:
         return parts[0]
-    total = 0.0
-    for part in parts:
-        if isinstance(part, Dense):
-            total = total + part.j
-        else:
-            pattern = "ti,cto->coi" if part.output_first else "ti,cto->cio"
-            j = jnp.einsum(pattern, part.a, part.g)
-            total = total + j.reshape(j.shape[0], -1)
-    return Dense(total)
+    dense = [_one_dense(part) for part in parts]
+    return Dense(functools.reduce(jnp.add, dense))
+
+
+def _one_dense(part: Outer | Dense) -> Float[Array, "C P"]:
+    if isinstance(part, Dense):
+        return part.j
+    pattern = "ti,cto->coi" if part.output_first else "ti,cto->cio"
+    j = jnp.einsum(pattern, part.a, part.g)
+    return j.reshape(j.shape[0], -1)

@@ -27,9 +27,10 @@ def gram(
         left, right: factors of N and M examples.
         variances: one number, (), for each leaf.
     """
-    total = 0.0
+    shape = (*left.outputs.shape, *right.outputs.shape)
+    total = jnp.zeros(shape, left.outputs.dtype)
     for one, two, variance in zip(left.leaves, right.leaves, variances, strict=True):
-        if isinstance(one, Outer) and one.a.shape[1] == 1:
+        if isinstance(one, Outer) and isinstance(two, Outer) and one.once:
             inner = one.a[:, 0] @ two.a[:, 0].T
             outer = jnp.einsum("nco,mdo->ncmd", one.g[:, :, 0], two.g[:, :, 0])
             term = inner[:, None, :, None] * outer
@@ -41,7 +42,7 @@ def gram(
 
 def push(factors: Factors, tangent: list[Array]) -> Float[Array, "N C"]:
     """J v for v given as raveled leaves."""
-    total = 0.0
+    total = jnp.zeros_like(factors.outputs)
     for leaf, v in zip(factors.leaves, tangent, strict=True):
         if isinstance(leaf, Outer):
             matrix = _matrix(leaf, v)

@@ -19,6 +19,7 @@ import numpy as np
 import quax
 from jax.extend import core
 from jax.extend.core import primitives
+from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from ntkuq.models import forward, parameters
@@ -66,7 +67,7 @@ class Recorder:
         self.generic = set(generic)
         self.deltas = deltas
         self.sites: list[Site] = []
-        self.inputs: list[Array] = []
+        self.inputs: list[Array | None] = []
 
     def record(self, site: Site, data: Array | None, out: Array) -> Array:
         """Note a site; add its delta."""
@@ -104,16 +105,16 @@ class Leaf(quax.ArrayValue):
 
 
 @quax.register(primitives.dot_general_p)
-def _dot_left(leaf: Leaf, data: jax.typing.ArrayLike, **options):
+def _dot_left(leaf: Leaf, data: ArrayLike, **options):
     return _dot(leaf, data, options, weight_left=True)
 
 
 @quax.register(primitives.dot_general_p)
-def _dot_right(data: jax.typing.ArrayLike, leaf: Leaf, **options):
+def _dot_right(data: ArrayLike, leaf: Leaf, **options):
     return _dot(leaf, data, options, weight_left=False)
 
 
-def _dot(leaf: Leaf, data: Array, options: dict, *, weight_left: bool) -> Array:
+def _dot(leaf: Leaf, data: ArrayLike, options: dict, *, weight_left: bool) -> Array:
     """Matrix times data, contracted over one axis: J = sum over positions of g a^T."""
     (left, right), batch = options["dimension_numbers"]
     weight_axes, data_axes = (left, right) if weight_left else (right, left)
@@ -138,16 +139,16 @@ def _dot(leaf: Leaf, data: Array, options: dict, *, weight_left: bool) -> Array:
 
 
 @quax.register(primitives.add_p)
-def _add_left(leaf: Leaf, data: jax.typing.ArrayLike, **options):
+def _add_left(leaf: Leaf, data: ArrayLike, **options):
     return _add(leaf, data, options)
 
 
 @quax.register(primitives.add_p)
-def _add_right(data: jax.typing.ArrayLike, leaf: Leaf, **options):
+def _add_right(data: ArrayLike, leaf: Leaf, **options):
     return _add(leaf, data, options)
 
 
-def _add(leaf: Leaf, data: Array, options: dict) -> Array:
+def _add(leaf: Leaf, data: ArrayLike, options: dict) -> Array:
     """Leaf plus data of the same shape: J = g."""
     out = primitives.add_p.bind(leaf.array, jnp.asarray(data), **options)
     if np.shape(data) != leaf.array.shape or not leaf.outside():
@@ -158,7 +159,7 @@ def _add(leaf: Leaf, data: Array, options: dict) -> Array:
 
 
 @quax.register(primitives.jit_p, precedence=1)
-def _inline(*args: jax.typing.ArrayLike | Leaf, jaxpr, **options):
+def _inline(*args: ArrayLike | Leaf, jaxpr, **options):
     # A jitted function inside the network: walk into it, so that its sites are seen
     # at the level of the outer trace.
     if not any(isinstance(a, Leaf) for a in args):
@@ -169,7 +170,7 @@ def _inline(*args: jax.typing.ArrayLike | Leaf, jaxpr, **options):
 def _materialize_in(primitive: core.Primitive) -> None:
     # A leaf used inside a loop or a branch meets data many times: generic route.
     @quax.register(primitive, precedence=1)
-    def _(*args: jax.typing.ArrayLike | Leaf, **options):
+    def _(*args: ArrayLike | Leaf, **options):
         plain = [a.materialise() if isinstance(a, Leaf) else a for a in args]
         return primitive.bind(*plain, **options)
 
@@ -278,12 +279,6 @@ def _made(jaxpr) -> int:
 
 def _inner(params: dict) -> list:
     """The jaxprs inside an equation: of a jitted function, a loop, a branch."""
-    values = jax.tree.leaves(
-        list(params.values()),
-        is_leaf=lambda v: isinstance(v, core.ClosedJaxpr | core.Jaxpr),
-    )
-    return [
-        getattr(value, "jaxpr", value)
-        for value in values
-        if isinstance(value, core.ClosedJaxpr | core.Jaxpr)
-    ]
+    values = jax.tree.leaves(list(params.values()))
+    closed = [getattr(value, "jaxpr", value) for value in values]
+    return [value for value in closed if hasattr(value, "eqns")]

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, PyTree
 
 from ntkuq.data import Dataset
-from ntkuq.models.likelihoods import AbstractLikelihood, Categorical
+from ntkuq.models.likelihoods import AbstractLikelihood, Categorical, Gaussian
 from ntkuq.models.network import Network, as_network, count, forward, parameters
 from ntkuq.models.priors import AbstractPrior, NormalPrior
 from ntkuq.models.scaling import AbstractScaling, Identity
@@ -78,7 +78,12 @@ class BNN(eqx.Module):
 
     def with_noise(self, scale: ArrayLike) -> BNN:
         """The same problem with this Gaussian noise scale (network's units)."""
-        return self._replace(likelihood=type(self.likelihood)(scale))
+        if not isinstance(self.likelihood, Gaussian):
+            raise TypeError(
+                "with_noise: expected a Gaussian likelihood, got "
+                f"{type(self.likelihood).__name__}, which has no noise scale"
+            )
+        return self._replace(likelihood=Gaussian(scale))
 
     def with_prior(self, prior: AbstractPrior) -> BNN:
         """The same problem with this prior."""
@@ -107,9 +112,8 @@ class BNN(eqx.Module):
                 f"{type(self.likelihood).__name__}: expected integer class codes "
                 f"0, 1, …, got targets of type {y.dtype}"
             )
-        scaling = self.scaling.fit(
-            data.x, y, continuous=type(self.likelihood).continuous
-        )
+        continuous = type(self.likelihood).continuous
+        scaling = self.scaling.fit(data.x, y, continuous=continuous)
         bnn = self._replace(scaling=scaling)
         bnn.check_outputs(data)
         return bnn
@@ -141,7 +145,7 @@ class BNN(eqx.Module):
         if self.trained:
             model, dtype = self.model, self.dtype
         else:
-            model = eqx.filter_eval_shape(self.network.build, jax.random.key(0))
+            model = eqx.filter_eval_shape(self.network.init, jax.random.key(0))
             dtype = jnp.zeros(()).dtype
 
         def example(leaf) -> jax.ShapeDtypeStruct:
@@ -166,7 +170,7 @@ class BNN(eqx.Module):
         """The number of parameters P."""
         if self.trained:
             return count(self.model)
-        return count(eqx.filter_eval_shape(self.network.build, jax.random.key(0)))
+        return count(eqx.filter_eval_shape(self.network.init, jax.random.key(0)))
 
     def inputs(self, x: PyTree, dtype: DTypeLike | None = None) -> PyTree:
         """Network inputs (N, …): scaled, in the network's or the given dtype.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import ArrayLike
 
 
@@ -13,7 +13,7 @@ def positive(value: ArrayLike) -> bool:
     >>> positive(2.0), positive(np.array([1.0, 0.0])), positive(float("inf"))
     (True, False, False)
     """
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return True
     value = np.asarray(value)
     return bool(np.all(np.isfinite(value) & (value > 0)))

@@ -28,7 +28,7 @@ class AbstractPrior(eqx.Module):
     def log_prob(self, parameters: PyTree) -> Float[Array, ""]:
         """log p(theta), summed over the leaves."""
         terms = jax.tree.map(_log_normal, parameters, self.precisions(parameters))
-        return sum(jax.tree.leaves(terms))
+        return jnp.sum(jnp.stack(jax.tree.leaves(terms)))
 
 
 def _log_normal(theta: Array, precision: Array) -> Array:

@@ -90,17 +90,20 @@ class Standardize(AbstractScaling):
         return Standardize(loc, scale, y_loc, y_scale)
 
     def inputs(self, x):
-        if self.x_loc is None:
+        return jax.tree.map(_standardize, x, self._fitted(self.x_loc), self.x_scale)
+
+    def loc(self):
+        return self._fitted(self.y_loc)
+
+    def scale(self):
+        return self._fitted(self.y_scale)
+
+    def _fitted[T](self, value: T | None) -> T:
+        if value is None:
             raise ValueError(
                 "Standardize: not fitted yet; call fit (bnn.prepare(data) does)"
             )
-        return jax.tree.map(_standardize, x, self.x_loc, self.x_scale)
-
-    def loc(self):
-        return self.y_loc
-
-    def scale(self):
-        return self.y_scale
+        return value
 
 
 def _moments(leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +112,7 @@ def _moments(leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rounding = 4.0 * float(np.finfo(leaf.dtype).eps)
     leaf = np.asarray(leaf, np.float64)
     axes = 0 if leaf.ndim <= 2 else None
-    loc, scale = leaf.mean(axis=axes), leaf.std(axis=axes)
+    loc, scale = np.asarray(leaf.mean(axis=axes)), leaf.std(axis=axes)
     size = np.abs(leaf).max(axis=axes)
     # (x - loc) / inf = 0: a constant column carries nothing, at test time either
     constant = scale <= max(1e-10, rounding) * size

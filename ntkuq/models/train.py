@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -27,6 +27,16 @@ class Trained(NamedTuple):
 
     model: PyTree
     losses: np.ndarray
+
+
+def _cosine(peak: float, steps: int) -> Callable[[Any], Array]:
+    """The learning rate after a number of steps: from `peak` to zero."""
+
+    def rate(count: Any) -> Array:
+        share = jnp.minimum(jnp.asarray(count, jnp.float32) / steps, 1.0)
+        return 0.5 * peak * (1.0 + jnp.cos(jnp.pi * share))
+
+    return rate
 
 
 class Train(eqx.Module):
@@ -60,13 +70,8 @@ class Train(eqx.Module):
     def transformation(self) -> optax.GradientTransformation:
         """The optax transformation."""
         if isinstance(self.optimizer, float | int):
-            return optax.adam(self._cosine)
+            return optax.adam(_cosine(self.optimizer, self.steps))
         return self.optimizer
-
-    def _cosine(self, count: Array) -> Array:
-        """The learning rate after `count` steps."""
-        share = jnp.minimum(count.astype(jnp.float32) / self.steps, 1.0)
-        return 0.5 * self.optimizer * (1.0 + jnp.cos(jnp.pi * share))
 
     def run(
         self,

@@ -1,31 +1,37 @@
 """Posteriors: the methods, what they return, and their predictions."""
 
-from ntkuq.posteriors.base import AbstractMethod as AbstractMethod
-from ntkuq.posteriors.base import AbstractPosterior as AbstractPosterior
-from ntkuq.posteriors.base import Cost as Cost
-from ntkuq.posteriors.base import Joint as Joint
-from ntkuq.posteriors.ensemble import DeepEnsemble as DeepEnsemble
-from ntkuq.posteriors.ensemble import EnsemblePosterior as EnsemblePosterior
-from ntkuq.posteriors.estimate import Estimate as Estimate
-from ntkuq.posteriors.estimate import estimate as estimate
+from ntkuq.posteriors.base import (
+    AbstractMethod as AbstractMethod,
+    AbstractPosterior as AbstractPosterior,
+    Cost as Cost,
+    Joint as Joint,
+)
 from ntkuq.posteriors.empirical import EmpiricalPosterior as EmpiricalPosterior
-from ntkuq.posteriors.gp import GP as GP
-from ntkuq.posteriors.gp import NNGP as NNGP
-from ntkuq.posteriors.gp import NTKGP as NTKGP
-from ntkuq.posteriors.gp import GaussianPosterior as GaussianPosterior
-from ntkuq.posteriors.gp import LatentLaplace as LatentLaplace
-from ntkuq.posteriors.gp import LatentPosterior as LatentPosterior
-from ntkuq.posteriors.laplace import KFAC as KFAC
-from ntkuq.posteriors.laplace import All as All
-from ntkuq.posteriors.laplace import Diagonal as Diagonal
-from ntkuq.posteriors.laplace import Full as Full
-from ntkuq.posteriors.laplace import FunctionSpace as FunctionSpace
-from ntkuq.posteriors.laplace import Laplace as Laplace
-from ntkuq.posteriors.laplace import LaplacePosterior as LaplacePosterior
-from ntkuq.posteriors.laplace import LastLayer as LastLayer
-from ntkuq.posteriors.laplace import Select as Select
-from ntkuq.posteriors.laplace import TooLarge as TooLarge
-from ntkuq.posteriors.laplace import WeightSpace as WeightSpace
-from ntkuq.posteriors.map import MAP as MAP
-from ntkuq.posteriors.map import MAPPosterior as MAPPosterior
+from ntkuq.posteriors.ensemble import (
+    DeepEnsemble as DeepEnsemble,
+    EnsemblePosterior as EnsemblePosterior,
+)
+from ntkuq.posteriors.estimate import Estimate as Estimate, estimate as estimate
+from ntkuq.posteriors.gp import (
+    GP as GP,
+    NNGP as NNGP,
+    NTKGP as NTKGP,
+    GaussianPosterior as GaussianPosterior,
+    LatentLaplace as LatentLaplace,
+    LatentPosterior as LatentPosterior,
+)
+from ntkuq.posteriors.laplace import (
+    KFAC as KFAC,
+    All as All,
+    Diagonal as Diagonal,
+    Full as Full,
+    FunctionSpace as FunctionSpace,
+    Laplace as Laplace,
+    LaplacePosterior as LaplacePosterior,
+    LastLayer as LastLayer,
+    Select as Select,
+    TooLarge as TooLarge,
+    WeightSpace as WeightSpace,
+)
+from ntkuq.posteriors.map import MAP as MAP, MAPPosterior as MAPPosterior
 from ntkuq.posteriors.predictive import Predictive as Predictive

@@ -21,6 +21,7 @@ from jaxtyping import Array, PyTree
 from ntkuq.data import Dataset
 from ntkuq.linearize import (
     AbstractCovariance,
+    AbstractCurvature,
     FunctionSpace,
     Jacobian,
     chunk_size,
@@ -105,22 +106,14 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
         precisions = subset_precisions(bnn.prior, jacobian)
         variances = [1.0 / p for p in precisions]
         shift = [jnp.zeros(leaf.size, np.float64) for leaf in jacobian.leaves]
-        tuned, curvature = None, None
-        rounds = GAUSSIAN_ROUNDS if gaussian else OTHER_ROUNDS
-        done, converged = 0, False
-        while done < rounds and not converged:
-            done += 1
-            if curvature is None or not gaussian:
-                curvature = Full().curvature(
-                    # a Gaussian Hessian is the same everywhere
-                    jacobian if gaussian else _moved(jacobian, shift),
-                    likelihood,
-                    x,
-                    variances,
-                    outputs,
-                )
+
+        def bend(shift: list[Array]) -> AbstractCurvature:
+            # a Gaussian Hessian is the same everywhere
+            at = jacobian if gaussian else _moved(jacobian, shift)
+            return Full().curvature(at, likelihood, x, variances, outputs)
+
+        def one_round(curvature: AbstractCurvature, shift: list[Array]):
             fit = _fit(jacobian, likelihood, precisions, shift, x, y)
-            before = tuned
             tuned = _choose(tune, fit, curvature)
             t = math.exp(-math.log(tuned.tau) - 2 * math.log(tuned.noise))
             covariance = curvature.covariance(tuned.tau, t)
@@ -135,7 +128,16 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
                 x,
                 y,
             )
-            converged = before is not None and _close(before, tuned)
+            return tuned, covariance, shift, residual
+
+        curvature = bend(shift)
+        tuned, covariance, shift, residual = one_round(curvature, shift)
+        done, converged = 1, False
+        while done < (GAUSSIAN_ROUNDS if gaussian else OTHER_ROUNDS) and not converged:
+            before = tuned
+            curvature = curvature if gaussian else bend(shift)
+            tuned, covariance, shift, residual = one_round(curvature, shift)
+            done, converged = done + 1, _close(before, tuned)
         # at the optimum, not where this round began
         fit = _fit(jacobian, likelihood, precisions, shift, x, y)
         evidence = log_evidence(fit, curvature, tuned.tau, tuned.noise)
@@ -153,7 +155,7 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
             "effective parameters": tuned.effective,
             "rounds": done,
             "residual": float(residual),
-            "jitter": float(covariance.jitter),
+            "jitter": float(getattr(covariance, "jitter", 0.0)),
         },
     )
 
@@ -169,7 +171,7 @@ def empirical_cost(bnn: BNN, data: Dataset) -> Cost:
 def _choose(tune: AbstractTune, fit: Fit, curvature) -> Tuned:
     if isinstance(tune, Fixed):
         return keep(fit, curvature)
-    return maximize(fit, curvature, dense=curvature.square.eigenvalues is not None)
+    return maximize(fit, curvature)
 
 
 def _close(one: Tuned, two: Tuned) -> bool:
@@ -229,7 +231,8 @@ def _optimum(
 
     def norm(gradient: list[Array], step: list[Array]) -> Array:
         # the decrease that a Newton step predicts, in nats
-        return sum(jnp.sum(a * b) for a, b in zip(gradient, step, strict=True))
+        terms = [jnp.sum(a * b) for a, b in zip(gradient, step, strict=True)]
+        return jnp.sum(jnp.stack(terms))
 
     def move(shift: list[Array], step: list[Array], size: Array) -> list[Array]:
         return [s + size * d for s, d in zip(shift, step, strict=True)]

@@ -13,6 +13,7 @@ from ntkuq.data import Dataset
 from ntkuq.models import BNN
 from ntkuq.posteriors.base import AbstractMethod
 
+
 #: Share of the matrix-product rate that whole methods reach (measured on small
 #: networks, where passing data around counts as much as arithmetic).
 EFFICIENCY = 0.25

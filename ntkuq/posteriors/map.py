@@ -19,7 +19,9 @@ from ntkuq.models.hyperparameters import (
     MarginalLikelihood,
 )
 from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Cost
+from ntkuq.posteriors.laplace.evidence import Tuned
 from ntkuq.posteriors.laplace.method import (
+    Linearized,
     choose,
     linearized_problem,
     retuned,
@@ -80,15 +82,13 @@ class MAP(AbstractMethod):
         init, steps = jax.random.split(key)
         losses: list[float] = []
         if self.train is not None:
-            model = bnn.network.init(init)
-            bnn = bnn.with_model(model)
-        once = self.train is None or isinstance(self.tune, Fixed)
-        for number in range(1 if once else self.rounds):
+            bnn = bnn.with_model(bnn.network.init(init))
+
+        def one_round(bnn: BNN, number: int) -> tuple[BNN, Linearized, Tuned]:
             if self.train is not None:
-                steps, now = jax.random.split(steps)
                 done = number * self.train.steps
 
-                def report(count: int, loss: float, done=done) -> None:
+                def report(count: int, loss: float) -> None:
                     if callback is not None:
                         callback(done + count, loss)
 
@@ -98,13 +98,18 @@ class MAP(AbstractMethod):
                     bnn.inputs(data.x),
                     bnn.targets(data),
                     callback=report,
-                    key=now,
+                    key=jax.random.fold_in(steps, number),
                 )
                 bnn = bnn.with_model(result.model)
                 losses.extend(float(loss) for loss in result.losses)
             problem = linearized_problem(bnn, data, self._structure(bnn, data), All())
             tuned = choose(self.tune, problem)
-            bnn = retuned(bnn, tuned)
+            return retuned(bnn, tuned), problem, tuned
+
+        bnn, problem, tuned = one_round(bnn, 0)
+        once = self.train is None or isinstance(self.tune, Fixed)
+        for number in range(1, 1 if once else self.rounds):
+            bnn, problem, tuned = one_round(bnn, number)
         return MAPPosterior(
             bnn=bnn,
             hyperparameters=tuned_hyperparameters(bnn, tuned, data.units),

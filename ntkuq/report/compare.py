@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+import ntkuq
 from ntkuq.data import Dataset, Split, Store, digest, write_bytes, write_json
+from ntkuq.kernels import Empirical
 from ntkuq.models import BNN, Gaussian, identity, parameters
 from ntkuq.posteriors import (
     MAP,
@@ -25,10 +27,10 @@ from ntkuq.posteriors import (
     Laplace,
     estimate,
 )
-from ntkuq.kernels import Empirical
 from ntkuq.report import catalog
 from ntkuq.report.comparison import Comparison, assemble
-from ntkuq.report.problem import description, problem, weights_digest
+from ntkuq.report.document import Document
+from ntkuq.report.problem import description, problem
 from ntkuq.report.progress import AbstractProgress, Silent
 from ntkuq.report.provenance import provenance
 from ntkuq.report.units import Unit, empty_record, run_unit
@@ -44,14 +46,18 @@ class Limits(NamedTuple):
     bytes: float | None = None
 
 
+#: The limits and the listener of a comparison unless others are given.
+LIMITS, SILENT = Limits(), Silent()
+
+
 def compare(
     bnn: BNN,
     methods: Mapping[str, AbstractMethod] | Sequence[AbstractMethod] | None,
     data: Split,
     *,
     out: str | Path | None = None,
-    limits: Limits = Limits(),
-    progress: AbstractProgress = Silent(),
+    limits: Limits = LIMITS,
+    progress: AbstractProgress = SILENT,
     warnings: Sequence[str] = (),
     command: str = "ntkuq.compare(...)",
     fresh: bool = False,
@@ -102,7 +108,8 @@ def compare(
             units[name] = _skipped(name, method, seed, reason)
             progress.finish(name, units[name].record, reused=False)
         else:
-            units[name] = run.unit(name, method, base)
+            shared = trainer.text if _needs_network(method) else None
+            units[name] = run.unit(name, method, base, shared)
     if not bnn.trained:
         _share_training(named, units, trainer)
     head = provenance(command=command, seed=seed, dtype=str(base.dtype))
@@ -130,8 +137,11 @@ def show_plan(
 
 
 class _Trainer(NamedTuple):
+    """The method that trained the shared network, if any did."""
+
     name: str | None
     unit: Unit | None
+    text: str | None
 
 
 class _Run(NamedTuple):
@@ -144,15 +154,18 @@ class _Run(NamedTuple):
     seed: int
     key: Array
 
-    def unit(self, name: str, method: AbstractMethod, bnn: BNN) -> Unit:
-        """The stored unit, or a new one, which is stored."""
-        # what a unit depends on beyond the problem: method, seed, trained network
-        trained = weights_digest(bnn.model) if bnn.trained else None
-        content = [identity(method), self.seed, trained, _tuned(bnn)]
-        number = digest(content)
+    def unit(
+        self, name: str, method: AbstractMethod, bnn: BNN, trainer: str | None = None
+    ) -> Unit:
+        """The stored unit, or a new one, which is stored.
+
+        Beyond the problem a unit depends on method and seed, and on how the shared
+        network was trained (`trainer`, the identity of its method).
+        """
+        number = digest([identity(method), self.seed, trainer, ntkuq.__version__])
         stored_as = f"{catalog.slug(name)[:60]}-{self.seed}-{number[:16]}"
         if self.store is not None and not self.fresh:
-            found = self._stored(stored_as, name, bnn)
+            found = self._stored(self.store, stored_as, name, bnn)
             if found is not None:
                 self.progress.finish(name, found.record, reused=True)
                 return found
@@ -166,16 +179,16 @@ class _Run(NamedTuple):
             name, method, bnn, self.data, callback=callback, seed=self.seed, key=own
         )
         if self.store is not None and unit.record["status"] == "done":
-            extra = {} if unit.bnn is None else _pack(unit.bnn)
+            extra = {} if unit.bnn is None else _pack(unit.bnn, bnn)
             self.store.write(stored_as, unit.record, unit.arrays | extra)
         self.progress.finish(name, unit.record, reused=False)
         return unit
 
-    def _stored(self, stored_as: str, name: str, bnn: BNN) -> Unit | None:
-        record = self.store.read(stored_as)
-        arrays = None if record is None else self.store.arrays(stored_as)
+    def _stored(self, store: Store, stored_as: str, name: str, bnn: BNN) -> Unit | None:
+        record = store.read(stored_as)
+        arrays = None if record is None else store.arrays(stored_as)
         if record is None or arrays is None:
-            note = self.store.note(stored_as)
+            note = store.note(stored_as)
             if note is not None:
                 self.progress.note(note)
             return None
@@ -254,16 +267,16 @@ def _train(
 ) -> tuple[BNN, _Trainer]:
     """Train the shared network by the first MAP, or `MAP()`."""
     if not any(_needs_network(method) for method in named.values()):
-        return bnn, _Trainer(None, None)
+        return bnn, _Trainer(None, None, None)
     first = next((n for n, m in named.items() if isinstance(m, MAP)), None)
-    if first is None:
-        method = MAP(train=None) if bnn.trained else MAP()
-        unit = run.unit("MAP (shared training)", method, bnn)
+    if first is not None:
+        method = named[first]
     else:
-        unit = run.unit(first, named[first], bnn)
+        method = MAP(train=None) if bnn.trained else MAP()
+    unit = run.unit(first or "MAP (shared training)", method, bnn)
     if unit.bnn is None:
         raise ValueError(f"the network could not be trained: {unit.record['reason']}")
-    return unit.bnn, _Trainer(first, unit)
+    return unit.bnn, _Trainer(first, unit, identity(method))
 
 
 def _plan(
@@ -308,18 +321,23 @@ def _skipped(name: str, method: AbstractMethod, seed: int, reason: str) -> Unit:
     return Unit(empty_record(name, method, seed, "skipped", reason), {})
 
 
-def _tuned(bnn: BNN) -> list[Any]:
-    return [identity(bnn.prior), identity(bnn.likelihood)]
-
-
-def _pack(bnn: BNN) -> dict[str, np.ndarray]:
-    """A trained problem as arrays: weights, prior precision, noise scale."""
-    leaves = jax.tree.leaves(parameters(bnn.network.trained))
+def _pack(fitted: BNN, bnn: BNN) -> dict[str, np.ndarray]:
+    """A trained problem as arrays: weights, factor on the prior precision, noise."""
+    leaves = jax.tree.leaves(parameters(fitted.network.trained))
     found = {f"network.{n:04d}": np.asarray(leaf) for n, leaf in enumerate(leaves)}
-    found["network.precision"] = np.asarray(bnn.prior.precision, np.float64)
-    if isinstance(bnn.likelihood, Gaussian):
-        found["network.noise"] = np.asarray(bnn.likelihood.scale, np.float64)
+    found["network.factor"] = np.asarray(_factor(fitted, bnn), np.float64)
+    if isinstance(fitted.likelihood, Gaussian):
+        found["network.noise"] = np.asarray(fitted.likelihood.scale, np.float64)
     return found
+
+
+def _factor(fitted: BNN, bnn: BNN) -> float:
+    """By how much the precision of the prior was multiplied."""
+    new, old = (
+        np.float64(jax.tree.leaves(b.prior.precisions(fitted.parameters))[0].ravel()[0])
+        for b in (fitted, bnn)
+    )
+    return float(new / old)
 
 
 def _unpack(arrays: Mapping[str, np.ndarray], bnn: BNN) -> BNN:
@@ -331,7 +349,7 @@ def _unpack(arrays: Mapping[str, np.ndarray], bnn: BNN) -> BNN:
     leaves = [jnp.asarray(arrays[name]) for name in numbers]
     tree = jax.tree.unflatten(jax.tree.structure(parameters(model)), leaves)
     trained = eqx.combine(tree, eqx.filter(model, eqx.is_inexact_array, inverse=True))
-    factor = float(arrays["network.precision"]) / float(bnn.prior.precision)
+    factor = float(arrays["network.factor"])
     bnn = bnn.with_model(trained).with_prior(bnn.prior.scaled(factor))
     if "network.noise" in arrays:
         scale = arrays["network.noise"]
@@ -354,9 +372,13 @@ def _folder(out: str | Path | None) -> Path | None:
     return None if out is None else Path(out)
 
 
-def _write(
-    out: Path, document: dict[str, Any], units: Mapping[str, Unit], seed: int
-) -> None:
+def _npz(arrays: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _write(out: Path, document: Document, units: Mapping[str, Unit], seed: int) -> None:
     """Write predictions and run.json; run.json last, since it names the others."""
     folder = out / "predictions"
     folder.mkdir(exist_ok=True)
@@ -369,10 +391,6 @@ def _write(
             if key.startswith("prediction.")
         }
         name = f"{catalog.slug(record['label'])}-{seed}.npz"
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
-        write_bytes(folder / name, buffer.getvalue())
+        write_bytes(folder / name, _npz(arrays))
         record["predictions"] = f"predictions/{name}"
     write_json(out / "run.json", document)
-
-

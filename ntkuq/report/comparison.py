@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,21 +43,21 @@ def assemble(
 
 
 def judged(
-    document: Document,
+    document: Mapping[str, Any],
     pointwise: Mapping[str, np.ndarray],
     group: np.ndarray | None,
 ) -> Document:
     """The document with its comparison and verdict computed."""
-    document = document | {"comparison": None, "verdict": []}
+    found: dict[str, Any] = {**document, "comparison": None, "verdict": []}
     if pointwise:
-        found = paired(pointwise, group=group)
-        document["comparison"] = {
+        differences = paired(pointwise, group=group)
+        found["comparison"] = {
             "score": "nll",
-            "best": next(d.label for d in found if d.is_best),
-            "differences": [d.to_dict() for d in found],
+            "best": next(d.label for d in differences if d.is_best),
+            "differences": [d.to_dict() for d in differences],
         }
-        document["verdict"] = verdict(document)
-    return document
+        found["verdict"] = verdict(found)
+    return found
 
 
 @dataclass(frozen=True)
@@ -143,8 +142,8 @@ class Comparison:
             "diagnostics": {},
             "predictions": None,
         } | scored(scores)
-        document = copy.deepcopy(self.document)
-        document["methods"].append(record)
+        methods = [*self.document["methods"], record]
+        document = {**self.document, "methods": methods}
         pointwise = {**self.pointwise, label: dict(scores.pointwise)}
         losses = {name: v["nll"] for name, v in pointwise.items() if "nll" in v}
         return Comparison(

@@ -43,10 +43,12 @@ def ranking(document: Document) -> str:
 
 
 def is_regression(document: Document) -> bool:
+    """Whether the task is regression."""
     return document["problem"]["task"] == "regression"
 
 
 def score_of(method: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A score of a method; empty where there is none."""
     return (method.get("scores") or {}).get(name) or {}
 
 

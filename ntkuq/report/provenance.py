@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import platform
 from importlib import metadata
 from typing import Any
@@ -23,7 +23,7 @@ def provenance(*, command: str, seed: int, dtype: str) -> dict[str, Any]:
     0
     """
     versions = {name: metadata.version(name) for name in PACKAGES}
-    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     device = jax.devices()[0]
     return {
         "ntkuq": ntkuq.__version__,

@@ -24,6 +24,7 @@ from ntkuq.posteriors import (
     TooLarge,
 )
 
+
 #: Failures that belong to a method and its numbers: reported, and the others go on.
 NUMERICAL = (FloatingPointError, ValueError, np.linalg.LinAlgError, MemoryError)
 #: Failures that say that a method does not apply to this problem.
@@ -120,9 +121,10 @@ def fit(
     key: Array,
 ) -> AbstractPosterior:
     """`method.fit`, with the callback where the method trains."""
+    options: dict[str, Any] = {}
     if "callback" in inspect.signature(method.fit).parameters:
-        return method.fit(bnn, data, callback=callback, key=key)
-    return method.fit(bnn, data, key=key)
+        options["callback"] = callback
+    return method.fit(bnn, data, key=key, **options)
 
 
 def predict(posterior: AbstractPosterior, data: Dataset) -> Predictive:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 
-NETS = '''
+NETS = """
 import equinox as eqx
 import jax
 
@@ -33,7 +33,7 @@ def no_arguments():
 
 
 constant = 3
-'''
+"""
 
 #: Methods that are quick to fit.
 QUICK = "MAP(train=Train(0.03, steps=300), rounds=2)"
@@ -41,7 +41,7 @@ QUICK = "MAP(train=Train(0.03, steps=300), rounds=2)"
 
 def write_csv(path, columns):
     """A table from a dict of columns."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))

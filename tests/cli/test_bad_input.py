@@ -32,7 +32,10 @@ CSV = {
     "NaN": (table(age=[1.0] * 9 + ["nan"] + [2.0] * 50), ["age", "line 11"]),
     "infinite": (table(age=[1.0] * 9 + ["inf"] + [2.0] * 50), ["age", "line 11"]),
     "empty cell": (table(age=[1.0] * 9 + [""] + [2.0] * 50), ["age", "line 11"]),
-    "one row": ({k: v[:1] for k, v in table().items()}, ["at least two rows", "one row"]),
+    "one row": (
+        {k: v[:1] for k, v in table().items()},
+        ["at least two rows", "one row"],
+    ),
     "no rows": ({k: [] for k in table()}, ["row"]),
     "constant target": (table(price=[3.0] * 60), ["price", "same in every row"]),
     "one class": (table(price=["yes"] * 60), ["price", "class"]),
@@ -114,23 +117,23 @@ def test_weights_that_do_not_fit(here, capsys):
     flags = ["--data", "houses.csv", "--target", "price"]
     for name in ("other.eqx", "junk.eqx"):
         message = refused(capsys, "compare", "nets:build", "--weights", name, *flags)
-        assert name in message and "do not fit" in message
+        assert name in message
+        assert "do not fit" in message
         assert "(8, 3)" in message
     message = refused(capsys, "compare", "nets:build", "--weights", "absent", *flags)
     assert "no weights file absent" in message
 
 
 def test_weights_that_are_not_finite(here, capsys):
-    from tests.cli.conftest import NETS
+    import nets
 
-    scope = {}
-    exec(NETS, scope)
-    net = scope["build"](jax.random.key(0))
+    net = nets.build(jax.random.key(0))
     broken = eqx.tree_at(lambda m: m.layers[0].bias, net, np.full(8, np.nan, "f"))
     eqx.tree_serialise_leaves(here / "nan.eqx", broken)
     flags = ["--data", "houses.csv", "--target", "price", "--method", "Laplace()"]
     message = refused(capsys, "compare", "nets:build", "--weights", "nan.eqx", *flags)
-    assert "finite" in message and "bias" in message
+    assert "finite" in message
+    assert "bias" in message
 
 
 def test_directory_of_another_problem_is_left_alone(here, capsys):
@@ -139,7 +142,8 @@ def test_directory_of_another_problem_is_left_alone(here, capsys):
     capsys.readouterr()
     before = {p: p.read_bytes() for p in (here / "a").rglob("*") if p.is_file()}
     message = refused(capsys, *base, "--target", "age")
-    assert "came that of another" in message and "data sha256" in message
+    assert "came that of another" in message
+    assert "data sha256" in message
     after = {p: p.read_bytes() for p in (here / "a").rglob("*") if p.is_file()}
     assert before == after
 

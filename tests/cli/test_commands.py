@@ -21,13 +21,15 @@ def test_compare_own_network_resumes(here, capsys):
     command = ["compare", "nets:build", *TABLE, *METHODS, "--out", "run"]
     assert main(command) == 0
     first = capsys.readouterr().out
-    assert "plan   2 methods" in first and "report run/report.html" in first
+    assert "plan   2 methods" in first
+    assert "report run/report.html" in first
     assert first.count(" done ") == 2
     document = json.loads((here / "run" / "run.json").read_text())
     assert document["schema"] == "ntkuq/run/1"
     assert [m["status"] for m in document["methods"]] == ["done", "done"]
     noise = document["methods"][0]["hyperparameters"][1]
-    assert noise["name"] == "noise scale" and 1.5 < noise["value"] < 8
+    assert noise["name"] == "noise scale"
+    assert 1.5 < noise["value"] < 8
     with np.load(here / "run" / document["methods"][1]["predictions"]) as stored:
         assert stored["y"].shape == stored["mean"].shape == stored["std"].shape == (12,)
         assert stored["lower_90"].mean() < stored["mean"].mean()
@@ -35,7 +37,8 @@ def test_compare_own_network_resumes(here, capsys):
     # a third method: only it is fitted
     assert main([*command, "--method", "Laplace(subset=LastLayer())"]) == 0
     second = capsys.readouterr().out
-    assert second.count(" stored ") == 2 and second.count(" done ") == 1
+    assert second.count(" stored ") == 2
+    assert second.count(" done ") == 1
     # nothing changed: everything is reused, and the page of the same document is the
     # same, but for when and how it was made
     assert main(command) == 0
@@ -59,7 +62,8 @@ def test_interrupted_run_keeps_what_is_done(here, capsys, monkeypatch):
     assert len(list((here / "run" / "units").glob("*.json"))) == 1
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert out.count(" stored ") == 1 and out.count(" done ") == 1
+    assert out.count(" stored ") == 1
+    assert out.count(" done ") == 1
 
 
 def test_failing_method_exits_with_3_and_the_others_are_reported(here, capsys):
@@ -68,7 +72,8 @@ def test_failing_method_exits_with_3_and_the_others_are_reported(here, capsys):
     command = ["compare", *TABLE, "--method", QUICK, "--method", bad, "--out", "run"]
     assert main(command) == 3
     out = capsys.readouterr().out
-    assert "failed" in out and "diverged" in out
+    assert "failed" in out
+    assert "diverged" in out
     document = json.loads((here / "run" / "run.json").read_text())
     assert [m["status"] for m in document["methods"]] == ["done", "failed"]
 
@@ -148,13 +153,12 @@ def test_report_writes_every_view(here, capsys, suffix):
 def test_score_of_predictions_made_elsewhere(here, capsys):
     rng = np.random.default_rng(0)
     y = rng.normal(size=400)
-    write_csv(
-        here / "p.csv", {"y": y, "mu": np.zeros(400), "sigma": np.full(400, 1.0)}
-    )
+    write_csv(here / "p.csv", {"y": y, "mu": np.zeros(400), "sigma": np.full(400, 1.0)})
     flags = ["--y", "y", "--mean", "mu", "--std", "sigma"]
     assert main(["score", "p.csv", *flags]) == 0
     out = capsys.readouterr().out
-    assert "nll" in out and "% intervals hold" in out
+    assert "nll" in out
+    assert "% intervals hold" in out
     assert main(["score", "p.csv", *flags, "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)["scores"]
     expected = np.mean(0.5 * np.log(2 * np.pi) + 0.5 * y**2)
@@ -173,7 +177,8 @@ def test_score_of_class_probabilities(here, capsys):
 def test_data_lists_what_is_shipped(capsys):
     assert main(["data"]) == 0
     out = capsys.readouterr().out
-    assert "concrete" in out and "digits" in out
+    assert "concrete" in out
+    assert "digits" in out
 
 
 def test_python_api_is_the_same_comparison(here, capsys):
@@ -196,12 +201,14 @@ def test_python_api_is_the_same_comparison(here, capsys):
     for mine, theirs in zip(result.rows(), document["methods"], strict=True):
         assert mine["nll"] == theirs["scores"]["nll"]["value"]
     text = str(result)
-    assert "Laplace" in text and "NLL" in text
+    assert "Laplace" in text
+    assert "NLL" in text
     outside = nq.Predictive.normal(
         np.full(len(split.test), 250.0), np.full(len(split.test), 40.0)
     )
     joined = result.add("always the mean", outside)
-    assert len(joined.rows()) == 3 and len(result.rows()) == 2
+    assert len(joined.rows()) == 3
+    assert len(result.rows()) == 2
     assert joined.scalars()["always the mean/nll"] > joined.rows()[0]["nll"]
     with pytest.raises(ValueError, match="taken"):
         joined.add("always the mean", outside)

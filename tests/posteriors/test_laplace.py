@@ -246,7 +246,7 @@ def test_tuning_finds_the_maximum_of_the_dense_evidence(name):
     assert at <= min(loss(np.add(best, shift)) for shift in others) + 1e-9
     # the standard errors are those of the inverse Hessian (errors of order step^2)
     errors = np.sqrt(np.diag(np.linalg.inv(numerical_hessian(loss, best))))
-    tuned = maximize(*problem_fit(name), dense=True)
+    tuned = maximize(*problem_fit(name))
     assert tuned.log_tau_se == pytest.approx(errors[0], rel=1e-3)
     if noisy:
         assert tuned.log_noise_se == pytest.approx(errors[1], rel=1e-3)
@@ -266,8 +266,8 @@ def test_no_information_is_flagged():
     # outputs that do not depend on the parameters: any precision fits as well
     square = full.Square(jnp.zeros((3, 3)), np.zeros(3))
     curvature = full.WeightSpace(square, [jnp.ones(())], (3,))
-    assert maximize(Fit(-3.0, None, 3, 0.5), curvature, dense=True).at_bound
-    assert maximize(Fit(-3.0, 2.0, 3, 0.5), curvature, dense=True).at_bound
+    assert maximize(Fit(-3.0, None, 3, 0.5), curvature).at_bound
+    assert maximize(Fit(-3.0, 2.0, 3, 0.5), curvature).at_bound
 
 
 def test_beyond_the_spectrum_limit_the_optimum_is_the_same(monkeypatch):

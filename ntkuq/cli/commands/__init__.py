@@ -7,6 +7,7 @@ from ntkuq.cli.commands.data import Data
 from ntkuq.cli.commands.report import Report
 from ntkuq.cli.commands.score import Score
 
+
 #: Name on the command line -> command.
 COMMANDS: dict[str, type[Common]] = {
     "compare": Compare,

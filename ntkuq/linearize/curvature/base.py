@@ -52,6 +52,11 @@ class AbstractCovariance(eqx.Module):
 class AbstractCurvature(eqx.Module):
     """A fitted approximation of the Gauss-Newton matrix G."""
 
+    @property
+    @abc.abstractmethod
+    def cheap(self) -> bool:
+        """Is `log_det` cheap (a spectrum is there), or a factorization at each t?"""
+
     @abc.abstractmethod
     def log_det(self, log_t: float) -> float:
         """log det(I + t L0^-1 G)."""

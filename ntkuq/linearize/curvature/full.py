@@ -120,6 +120,10 @@ class WeightSpace(AbstractCurvature):
     deviations: list[Array]
     sizes: tuple[int, ...] = eqx.field(static=True)
 
+    @property
+    def cheap(self) -> bool:
+        return self.square.eigenvalues is not None
+
     def log_det(self, log_t: float) -> float:
         return self.square.log_det(log_t)
 
@@ -181,6 +185,10 @@ class FunctionSpace(AbstractCurvature):
     jacobian: Jacobian
     train: Factors
     variances: list[Array]
+
+    @property
+    def cheap(self) -> bool:
+        return self.square.eigenvalues is not None
 
     def log_det(self, log_t: float) -> float:
         return self.square.log_det(log_t)
@@ -320,7 +328,7 @@ def weight_space(
     """W from one pass over x in chunks that fit `CHUNK_BYTES`."""
     deviations = [jnp.sqrt(v) for v in variances]
     size = chunk_size(jacobian, outputs, 8)
-    total = 0.0
+    total = jnp.zeros((jacobian.size, jacobian.size), deviations[0].dtype)
     for start in range(0, rows(x), size):
         part = jax.tree.map(lambda leaf, s=start: leaf[s : s + size], x)
         total = total + _whitened_square(jacobian, likelihood, part, deviations)

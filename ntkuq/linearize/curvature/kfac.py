@@ -12,6 +12,9 @@ References: Martens and Grosse 2015 (arXiv 1503.05671); Eschenhagen et al. 2023
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -26,7 +29,7 @@ from ntkuq.linearize.curvature.base import (
     spectral_slopes,
 )
 from ntkuq.linearize.curvature.whiten import whiten
-from ntkuq.linearize.jacobian import Dense, Jacobian, Outer
+from ntkuq.linearize.jacobian import Dense, Factors, Jacobian, Outer
 from ntkuq.linearize.products import factor_chunk_size, rows
 from ntkuq.linearize.sites import Site
 from ntkuq.models import AbstractLikelihood
@@ -150,6 +153,10 @@ class Blocks(AbstractCurvature):
     blocks: tuple[Kronecker | Block | Diag, ...]
     spectrum: np.ndarray
 
+    @property
+    def cheap(self) -> bool:
+        return True
+
     def log_det(self, log_t: float) -> float:
         return spectral_log_det(self.spectrum, log_t)
 
@@ -171,21 +178,22 @@ class BlocksCovariance(AbstractCovariance):
     blocks: tuple[Kronecker | Block | Diag, ...]
     scales: list[Array]
 
+    def _parts(self, factors: Factors) -> Iterator[tuple]:
+        return zip(self.blocks, factors.leaves, self.scales, strict=True)
+
     def marginal(self, factors):
-        return sum(
-            block.marginal(leaf, scale)
-            for block, leaf, scale in zip(
-                self.blocks, factors.leaves, self.scales, strict=True
-            )
-        )
+        n, c = factors.outputs.shape
+        total = jnp.zeros((n, c, c), factors.outputs.dtype)
+        for block, leaf, scale in self._parts(factors):
+            total = total + block.marginal(leaf, scale)
+        return total
 
     def joint(self, factors):
-        return sum(
-            block.joint(leaf, scale)
-            for block, leaf, scale in zip(
-                self.blocks, factors.leaves, self.scales, strict=True
-            )
-        )
+        size = factors.outputs.size
+        total = jnp.zeros((size, size), factors.outputs.dtype)
+        for block, leaf, scale in self._parts(factors):
+            total = total + block.joint(leaf, scale)
+        return total
 
     def apply(self, vector):
         return [
@@ -202,10 +210,17 @@ class BlocksCovariance(AbstractCovariance):
         return jnp.concatenate(parts, axis=-1)
 
 
-def _kronecker(leaf: Outer) -> tuple[Array, Array]:
+class _Pair(NamedTuple):
+    """Sums of g g^T (O, O) and of a a^T (I, I)."""
+
+    gradients: Array
+    inputs: Array
+
+
+def _kronecker(leaf: Outer) -> _Pair:
     a, g = leaf.a, leaf.g
     flat_a, flat_g = a.reshape(-1, a.shape[-1]), g.reshape(-1, g.shape[-1])
-    return flat_g.T @ flat_g, flat_a.T @ flat_a
+    return _Pair(flat_g.T @ flat_g, flat_a.T @ flat_a)
 
 
 def _block(leaf: Outer | Dense) -> Array:
@@ -238,7 +253,7 @@ def _accumulate(jacobian, likelihood, x, kronecker: bool):
     out = []
     for leaf, array in zip(factors.leaves, jacobian.leaves, strict=True):
         form = _form(leaf, array.size, kronecker=kronecker)
-        if form == "kronecker":
+        if isinstance(leaf, Outer) and form == "kronecker":
             out.append(_kronecker(leaf))
         elif form == "block":
             out.append(_block(leaf))
@@ -259,7 +274,7 @@ def blocks(
     """One pass over x in chunks; only the factors stay in memory."""
     itemsize = variances[0].dtype.itemsize
     size = factor_chunk_size(jacobian, outputs, itemsize)
-    total = None
+    total: Any = None
     for start in range(0, rows(x), size):
         part = jax.tree.map(lambda leaf, s=start: leaf[s : s + size], x)
         new = _accumulate(jacobian, likelihood, part, kronecker)
@@ -273,23 +288,21 @@ def blocks(
     return Blocks(tuple(made), np.concatenate(spectrum))
 
 
-def _decompose(value, variance: Array, site: Site | None, data: int):
+def _decompose(
+    value: Any, variance: Array, site: Site | None, data: int
+) -> Kronecker | Block | Diag:
     """Eigendecompose a block in float64; keep it in the network's dtype."""
     dtype = variance.dtype
-    if isinstance(value, tuple) and site is not None:
-        g, a = (np.asarray(v, np.float64) for v in value)
-        left, left_vectors = np.linalg.eigh(g)
-        right, right_vectors = np.linalg.eigh(a / (data * site.positions))
+
+    def eigh(matrix: Array | np.ndarray) -> tuple[Array, Array]:
+        values, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
+        return jnp.asarray(values.clip(0), dtype), jnp.asarray(vectors, dtype)
+
+    if isinstance(value, _Pair) and site is not None:
+        right = np.asarray(value.inputs, np.float64) / (data * site.positions)
         return Kronecker(
-            jnp.asarray(left.clip(0), dtype),
-            jnp.asarray(left_vectors, dtype),
-            jnp.asarray(right.clip(0), dtype),
-            jnp.asarray(right_vectors, dtype),
-            variance,
-            site.output_first,
+            *eigh(value.gradients), *eigh(right), variance, site.output_first
         )
     if value.ndim == 2:
-        values, vectors = np.linalg.eigh(np.asarray(value, np.float64))
-        values = jnp.asarray(values.clip(0), dtype)
-        return Block(values, jnp.asarray(vectors, dtype), variance)
+        return Block(*eigh(value), variance)
     return Diag(value, variance)

@@ -30,7 +30,7 @@ class Categorical(AbstractLikelihood):
     continuous: ClassVar[bool] = False
 
     def distribution(self, latent: Float[Array, "*batch C"]) -> dist.Distribution:
-        return dist.Categorical(logits=latent)
+        return dist.CategoricalLogits(latent)
 
     def outputs(self, y: Array | np.ndarray) -> int:
         codes = np.asarray(y)
@@ -88,7 +88,7 @@ class Bernoulli(AbstractLikelihood):
     def distribution(self, latent: Float[Array, "*batch 1"]) -> dist.Distribution:
         # over the labels 0 and 1, as predictions are
         logits = jnp.concatenate([jnp.zeros_like(latent), latent], axis=-1)
-        return dist.Categorical(logits=logits)
+        return dist.CategoricalLogits(logits)
 
     def outputs(self, y: Array | np.ndarray) -> int:
         codes = np.unique(np.asarray(y))
@@ -157,7 +157,7 @@ def _mixture(
     expected = jnp.tensordot(weights, _entropy(probs), 1)
     return Marginal(
         latent=latent,
-        observed=dist.Categorical(probs=mean),
+        observed=dist.CategoricalProbs(mean),
         epistemic=jnp.maximum(_entropy(mean) - expected, 0.0),
         aleatoric=expected,
     )

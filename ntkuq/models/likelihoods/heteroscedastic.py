@@ -86,8 +86,8 @@ class HeteroscedasticGaussian(AbstractLikelihood):
 
     def mixture(self, latent) -> Marginal:
         size = latent.shape[0]
-        parts = self.distribution(latent)
-        loc, scale = (jnp.moveaxis(a, 0, -1) for a in (parts.loc, parts.scale))
+        mean, log_scale = jnp.split(jnp.moveaxis(latent, 0, -1), 2, axis=-2)
+        loc, scale = mean, jnp.exp(log_scale)
         weights = jnp.full((size,), 1.0 / size, latent.dtype)
         epistemic = jnp.var(loc, axis=-1)
         return Marginal(

@@ -11,6 +11,7 @@ the best v has a closed form, v^2 = (m + q / t) / NC, so that the search is over
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,11 +25,12 @@ from ntkuq.linearize import AbstractCurvature
 LOWER, UPPER, STEP = -20.0, 25.0, 0.5
 
 
-class Fit(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Fit:
     """What the data say at the trained parameters.
 
     log_likelihood: l0. misfit: m; `None` where the noise is not a parameter.
-    count: N C. quadratic: q. parameters: P.
+    count: N C. quadratic: q.
     """
 
     log_likelihood: float
@@ -68,14 +70,13 @@ def keep(fit: Fit, curvature: AbstractCurvature) -> Tuned:
     return Tuned(1.0, 1.0, None, None, False, value, effective)
 
 
-def maximize(fit: Fit, curvature: AbstractCurvature, *, dense: bool) -> Tuned:
+def maximize(fit: Fit, curvature: AbstractCurvature) -> Tuned:
     """Maximize the evidence over tau, and over the noise where it is a parameter.
 
     Args:
         fit: what the data say.
-        curvature: G.
-        dense: is `curvature.log_det` cheap (a spectrum is there), so that the whole
-            range may be scanned? Else a bracket around t = 1 is grown.
+        curvature: G. Where its log-determinant is cheap the whole range of t is
+            scanned; else a bracket is grown around t = 1.
     """
 
     def split(log_t: float) -> tuple[float, float]:
@@ -87,17 +88,17 @@ def maximize(fit: Fit, curvature: AbstractCurvature, *, dense: bool) -> Tuned:
     def loss(log_t: float) -> float:
         return -log_evidence(fit, curvature, *split(log_t))
 
-    log_t, at_bound = _minimize(loss, dense=dense)
+    log_t, at_bound = _minimize(loss, scan=curvature.cheap)
     tau, noise = split(log_t)
     first, second = curvature.slopes(log_t)
     errors = _errors(fit, tau, noise, second)
     return Tuned(tau, noise, *errors, at_bound, -loss(log_t), first)
 
 
-def _minimize(loss: Callable[[float], float], *, dense: bool) -> tuple[float, bool]:
+def _minimize(loss: Callable[[float], float], *, scan: bool) -> tuple[float, bool]:
     from scipy.optimize import minimize_scalar
 
-    if dense:
+    if scan:
         grid = np.arange(LOWER, UPPER + STEP / 2, STEP)
         values = [loss(point) for point in grid]
         best = int(np.argmin(values))
@@ -117,7 +118,7 @@ def _bracket(loss: Callable[[float], float]) -> tuple[float, float]:
     """An interval around a minimum, grown from log t = 0 in steps of 2."""
     points = {0.0: loss(0.0), 2.0: loss(2.0), -2.0: loss(-2.0)}
     while True:
-        best = min(points, key=points.get)
+        best = min(points, key=lambda point: points[point])
         low, high = best - 2.0, best + 2.0
         missing = [p for p in (low, high) if p not in points and LOWER <= p <= UPPER]
         if not missing:

@@ -147,9 +147,7 @@ def choose(tune: AbstractTune, problem: Linearized) -> Tuned:
     with jax.enable_x64(_is_double(problem.jacobian)):
         if isinstance(tune, Fixed):
             return keep(problem.fit, problem.curvature)
-        square = isinstance(problem.curvature, WeightSpace | FunctionSpace)
-        dense = not square or problem.curvature.square.eigenvalues is not None
-        return maximize(problem.fit, problem.curvature, dense=dense)
+        return maximize(problem.fit, problem.curvature)
 
 
 def retuned(bnn: BNN, tuned: Tuned) -> BNN:
@@ -175,7 +173,7 @@ def tuned_hyperparameters(
         se = None if log_se is None else value * log_se
         return Hyperparameter(name, value, se, tuned.at_bound, unit)
 
-    precision = getattr(bnn.prior, "precision", None)
+    precision: Any = getattr(bnn.prior, "precision", None)
     if eqx.is_array_like(precision) and np.ndim(precision) == 0:
         hyper = [found("prior precision", float(precision), tuned.log_tau_se)]
     else:
