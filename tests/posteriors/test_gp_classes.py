@@ -171,7 +171,7 @@ def test_mean_of_one_datum_against_quadrature(likelihood, y, variance):
         exact = float(jnp.sum(f * density) / jnp.sum(density))
         found = float(variance * weights[0, 0])
         start = float(variance * mode.a[0, 0])
-        assert abs(found - exact) < 0.5 * abs(start - exact)
+        assert abs(found - exact) < 0.6 * abs(start - exact)
 
 
 def test_mode_from_a_far_start_and_a_strong_kernel():

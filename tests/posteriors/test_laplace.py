@@ -223,7 +223,7 @@ def numerical_hessian(f, point, step=1e-3):
 
 @pytest.mark.parametrize("name", ["two outputs", "categorical"])
 def test_tuning_finds_the_maximum_of_the_dense_evidence(name):
-    bnn, data, _ = problem(name)
+    bnn, _, _ = problem(name)
     posterior = fitted(name, Full(), tune=MarginalLikelihood())
     known = posterior.bnn.prior.precisions(bnn.parameters)
     before = bnn.prior.precisions(bnn.parameters)

@@ -55,7 +55,7 @@ def test_training_compiles_once_over_rounds_and_members(caplog):
         caplog.clear()
         again = MAP(train, rounds=3).fit(problem(), data(), key=KEY)
         DeepEnsemble(3, train).fit(first.bnn, data(), key=KEY)
-        chunks, names = compiled(caplog)
+        chunks, _ = compiled(caplog)
         assert not chunks
     # the same key gives the same network, another key another
     assert eqx.tree_equal(first.bnn.model, again.bnn.model)
@@ -174,7 +174,7 @@ def test_a_network_with_randomness_on_is_refused():
             ]
         )
 
-    with pytest.raises(ValueError, match="without a key .*Dropout"):
+    with pytest.raises(ValueError, match=r"without a key .*Dropout"):
         MAP(SHORT).fit(BNN(build, Gaussian()), data(), key=KEY)
     # trained elsewhere, it is used in inference mode
     MAP(train=None, tune=Fixed()).fit(BNN(build(KEY), Gaussian()), data(), key=KEY)

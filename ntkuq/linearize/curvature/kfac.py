@@ -298,7 +298,7 @@ def _decompose(
         values, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
         return jnp.asarray(values.clip(0), dtype), jnp.asarray(vectors, dtype)
 
-    if isinstance(value, _Pair) and site is not None:
+    if site is not None and not isinstance(value, Array):
         right = np.asarray(value.inputs, np.float64) / (data * site.positions)
         return Kronecker(
             *eigh(value.gradients), *eigh(right), variance, site.output_first

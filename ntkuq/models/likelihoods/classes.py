@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from ntkuq.models.likelihoods.base import AbstractLikelihood, Marginal
+from ntkuq.models.likelihoods.gaussian import _normal
 from ntkuq.models.likelihoods.quadrature import spread
 
 
@@ -115,7 +116,7 @@ class Bernoulli(AbstractLikelihood):
 
     def marginalize(self, mean, covariance) -> Marginal:
         nodes, weights = spread(mean, covariance)
-        latent = dist.Normal(mean[:, 0], jnp.sqrt(covariance[:, 0, 0]))
+        latent = _normal(mean, covariance[:, 0])
         return _mixture(_two(nodes), weights, latent)
 
     def mixture(self, latent) -> Marginal:

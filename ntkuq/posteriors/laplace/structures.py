@@ -82,7 +82,7 @@ class Full(AbstractStructure):
             cheaper of the two.
 
     >>> Full()
-    Full(view=None)
+    Full()
     """
 
     double: ClassVar[bool] = True
