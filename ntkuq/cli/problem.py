@@ -12,8 +12,25 @@ import ntkuq as nq
 from ntkuq.cli.errors import UsageError
 from ntkuq.cli.model import check_builder, load_builder, load_weights
 from ntkuq.cli.parse import parse
-from ntkuq.data import Dataset, Split, as_classes, has_split, load, read, read_split
-from ntkuq.models import AbstractLikelihood, AbstractPrior, Identity, forward, mlp
+from ntkuq.data import (
+    Dataset,
+    Split,
+    as_classes,
+    has_split,
+    info,
+    load,
+    names,
+    read,
+    read_split,
+)
+from ntkuq.models import (
+    AbstractLikelihood,
+    AbstractPrior,
+    AbstractScaling,
+    Identity,
+    forward,
+    mlp,
+)
 from ntkuq.posteriors import AbstractMethod
 
 
@@ -119,13 +136,11 @@ def load_bnn(flags: Compare, data: Split) -> tuple[nq.BNN, list[str]]:
         if flags.weights is not None:
             raise UsageError("--weights needs MODEL, the builder of the network")
         network = nq.Network(_default_builder(likelihood, data.train))
-        scaling = Identity() if flags.scaling == "none" else nq.Standardize()
-        return nq.BNN(network, likelihood, prior, scaling), []
+        return nq.BNN(network, likelihood, prior, _scaling(flags)), []
     build = load_builder(flags.model)
     model = check_builder(build, flags.model)
     if flags.weights is None:
-        scaling = Identity() if flags.scaling == "none" else nq.Standardize()
-        return nq.BNN(nq.Network(build), likelihood, prior, scaling), []
+        return nq.BNN(nq.Network(build), likelihood, prior, _scaling(flags)), []
     trained = load_weights(flags.weights, model, flags.model)
     network = nq.Network(build, trained=trained)
     choices = {"none": Identity(), "standardize": nq.Standardize()}
@@ -136,6 +151,16 @@ def load_bnn(flags: Compare, data: Split) -> tuple[nq.BNN, list[str]]:
     if flags.scaling != "auto":
         return bnns[flags.scaling], []
     return _fitting(bnns, data.train)
+
+
+def _scaling(flags: Compare) -> AbstractScaling:
+    """What `--scaling` says; auto keeps features that come in one unit (pixels)."""
+    if flags.scaling == "none":
+        return Identity()
+    if flags.scaling == "auto" and flags.data in names():
+        scaled = info(flags.data).scale != 1.0
+        return Identity() if scaled else nq.Standardize()
+    return nq.Standardize()
 
 
 def _likelihood(flags: Compare, data: Dataset) -> AbstractLikelihood:

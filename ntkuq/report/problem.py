@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ntkuq.data import Split, constant_features, digest
-from ntkuq.models import BNN, constructor, identity, parameters
+from ntkuq.models import BNN, Standardize, constructor, identity, parameters
 from ntkuq.models.architectures import describe
 
 
@@ -32,9 +32,10 @@ def problem(bnn: BNN, data: Split, warnings: tuple[str, ...]) -> dict[str, Any]:
     constant = constant_features(train)
     if constant:
         names = ", ".join(constant)
+        zero = isinstance(bnn.scaling, Standardize)
+        kept = "kept, standardized to zero" if zero else "kept"
         notes.append(
-            f"constant in the training data, so it tells nothing (kept, standardized "
-            f"to zero): {names}"
+            f"constant in the training data, so it tells nothing ({kept}): {names}"
         )
     model = bnn.model if bnn.trained else _fresh(bnn)
     shape = jax.tree.leaves(train.x)[0].shape[1:]

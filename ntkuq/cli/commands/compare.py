@@ -49,8 +49,8 @@ class Compare(Common):
     """Trained weights (eqx.tree_serialise_leaves) of MODEL; trained here unless
     given."""
     scaling: Literal["auto", "none", "standardize"] = "auto"
-    """standardize or none. auto: standardize; with --weights whichever fits the
-    weights to the training data better."""
+    """standardize or none. auto: standardize, but keep features that come in one unit
+    (digits); with --weights whichever fits the weights to the training data better."""
     method: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A method as in Python, such as 'Laplace(structure=KFAC())'; repeat for more.
     Eight methods unless given."""
