@@ -13,13 +13,15 @@ nox.options.sessions = ["tests"]
 
 PYTHON = "3.12"
 WORKERS = ("-n", "2", "--dist", "worksteal")
+# Two workers on two cores: more threads of the BLAS in SciPy would only spin.
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 @nox.session(python=PYTHON)
 def tests(session: nox.Session) -> None:
     """Run the tests and the doctests: `nox -s tests -- tests/test_data.py -k csv`."""
     session.install("-e", ".", "--group", "test")
-    session.run("pytest", *(session.posargs or WORKERS))
+    session.run("pytest", *(session.posargs or WORKERS), env=ONE_THREAD)
 
 
 @nox.session(python=PYTHON)
@@ -59,7 +61,7 @@ def docs(session: nox.Session) -> None:
 def oldest(session: nox.Session) -> None:
     """Run the tests with the oldest direct dependencies that are allowed."""
     session.install("-e", ".", "--group", "test", "--resolution", "lowest-direct")
-    session.run("pytest", *(session.posargs or WORKERS))
+    session.run("pytest", *(session.posargs or WORKERS), env=ONE_THREAD)
 
 
 @nox.session(python=PYTHON)

@@ -1,6 +1,6 @@
 """Scores of predictions, each with its uncertainty, and comparisons between methods."""
 
 from .export import to_datatree as to_datatree
-from .paired import Difference as Difference, paired as paired
+from .pairs import Difference as Difference, paired as paired
 from .records import Score as Score, Scores as Scores
 from .scores import score as score

@@ -119,7 +119,11 @@ def duration(seconds: float) -> str:
 def fitted(record: dict[str, Any]) -> str:
     """The hyper-parameters of a record in one line, the longest list cut."""
     parts = []
-    for h in record["hyperparameters"][:4]:
+    # the noise first: it is what everyone asks for
+    values = sorted(
+        record["hyperparameters"], key=lambda h: not h["name"].startswith("noise")
+    )
+    for h in values[:4]:
         text = f"{h['name']} {h['value']:.3g}"
         text += f" ± {h['se']:.2g}" if h["se"] is not None else ""
         text += f" {h['unit']}" if h["unit"] else ""

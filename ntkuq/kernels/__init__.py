@@ -10,6 +10,7 @@ from ntkuq.kernels.base import (
 )
 from ntkuq.kernels.dense import DenseNNGP as DenseNNGP, DenseNTK as DenseNTK
 from ntkuq.kernels.empirical import Empirical as Empirical
+from ntkuq.kernels.layers import UnsupportedLayer as UnsupportedLayer, walk as walk
 from ntkuq.kernels.optimize import Optimum as Optimum, minimize as minimize
 from ntkuq.kernels.rbf import RBF as RBF
 from ntkuq.kernels.solve import (
@@ -17,4 +18,3 @@ from ntkuq.kernels.solve import (
     NotPositiveDefinite as NotPositiveDefinite,
     cholesky as cholesky,
 )
-from ntkuq.kernels.walk import UnsupportedLayer as UnsupportedLayer, walk as walk

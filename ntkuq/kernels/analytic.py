@@ -20,7 +20,7 @@ from ntkuq.kernels.dense import (
     is_dense,
     stages,
 )
-from ntkuq.kernels.walk import Layer, walk
+from ntkuq.kernels.layers import Layer, walk
 
 
 class Analytic(AbstractNetworkKernel):

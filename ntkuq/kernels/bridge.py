@@ -34,7 +34,7 @@ from ntkuq.kernels.base import (
 )
 from ntkuq.kernels.dense import output_variance, recognized
 from ntkuq.kernels.duals import Erf, PiecewiseLinear
-from ntkuq.kernels.walk import (
+from ntkuq.kernels.layers import (
     Activation,
     AveragePool,
     Convolution,
@@ -53,7 +53,6 @@ INSTALL = (
 )
 
 _LOCK = threading.Lock()
-_ABSENT = object()
 
 
 def _moved_names() -> Iterator[tuple[ModuleType, str, Any]]:
@@ -69,8 +68,10 @@ def _moved_names() -> Iterator[tuple[ModuleType, str, Any]]:
 
 def _stand_ins() -> dict[str, ModuleType]:
     util = types.ModuleType("jax.util")
-    util.safe_map = lambda f, *xs: [f(*a) for a in zip(*xs, strict=True)]
-    util.safe_zip = lambda *xs: list(zip(*xs, strict=True))
+    vars(util).update(
+        safe_map=lambda f, *xs: [f(*a) for a in zip(*xs, strict=True)],
+        safe_zip=lambda *xs: list(zip(*xs, strict=True)),
+    )
     experimental = types.ModuleType("neural_tangents.experimental")
     experimental.__path__ = []
     return {"jax.util": util, "neural_tangents.experimental": experimental}
@@ -79,7 +80,7 @@ def _stand_ins() -> dict[str, ModuleType]:
 @contextlib.contextmanager
 def _older_jax() -> Iterator[None]:
     added: list[tuple[ModuleType, str]] = []
-    before = sys.modules.get("jax.util", _ABSENT)
+    before = sys.modules.get("jax.util")
     try:
         for module, name, value in _moved_names():
             if not hasattr(module, name):
@@ -90,7 +91,7 @@ def _older_jax() -> Iterator[None]:
     finally:
         for module, name in added:
             delattr(module, name)
-        if before is _ABSENT:
+        if before is None:
             sys.modules.pop("jax.util", None)
         else:
             sys.modules["jax.util"] = before

@@ -25,7 +25,7 @@ from ntkuq.kernels.base import (
     symmetric,
 )
 from ntkuq.kernels.duals import AbstractDual, PiecewiseLinear, recognize
-from ntkuq.kernels.walk import Activation, Dense, Flatten, Layer, UnsupportedLayer
+from ntkuq.kernels.layers import Activation, Dense, Flatten, Layer, UnsupportedLayer
 
 
 class Stage(eqx.Module):
@@ -48,7 +48,7 @@ def stages(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
             layer (the outputs are then not Gaussian), or one that mixes its entries.
 
     >>> import jax
-    >>> from ntkuq.kernels.walk import Activation, Dense
+    >>> from ntkuq.kernels.layers import Activation, Dense
     >>> len(stages((Dense(True), Activation(jax.nn.relu), Dense(True))))
     2
     """

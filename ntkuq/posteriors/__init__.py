@@ -6,12 +6,12 @@ from ntkuq.posteriors.base import (
     Cost as Cost,
     Joint as Joint,
 )
+from ntkuq.posteriors.costs import Estimate as Estimate, estimate as estimate
 from ntkuq.posteriors.empirical import EmpiricalPosterior as EmpiricalPosterior
 from ntkuq.posteriors.ensemble import (
     DeepEnsemble as DeepEnsemble,
     EnsemblePosterior as EnsemblePosterior,
 )
-from ntkuq.posteriors.estimate import Estimate as Estimate, estimate as estimate
 from ntkuq.posteriors.gp import (
     GP as GP,
     NNGP as NNGP,

@@ -5,11 +5,11 @@ A run document (`run.json`) holds everything a report says; the views only draw 
 
 from . import figures, html, markdown, tables, terminal
 from .catalog import default_methods
-from .compare import Limits, compare
 from .comparison import Comparison
 from .document import SCHEMA, Document, DocumentError, dumps, load, validate
 from .progress import AbstractProgress, Silent
-from .verdict import verdict
+from .run import Limits, compare
+from .verdicts import verdict
 from .views import write
 
 

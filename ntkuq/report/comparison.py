@@ -16,7 +16,7 @@ from ntkuq.data import Dataset
 from ntkuq.posteriors import Predictive
 from ntkuq.report.document import SCHEMA, Document
 from ntkuq.report.units import Unit, scored
-from ntkuq.report.verdict import verdict
+from ntkuq.report.verdicts import verdict
 from ntkuq.report.views import write
 
 

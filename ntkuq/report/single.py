@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ntkuq.calibration import Scores
-from ntkuq.report.verdict import verdict
+from ntkuq.report.verdicts import verdict
 
 
 def single(scores: Scores, *, label: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from ntkuq.calibration import paired
-from ntkuq.calibration.paired import holm
+from ntkuq.calibration.pairs import holm
 
 
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import pytest
 
 from ntkuq.kernels import UnsupportedLayer, walk
 from ntkuq.kernels.dense import stages
-from ntkuq.kernels.walk import Activation, AveragePool, Convolution, Dense, Flatten
+from ntkuq.kernels.layers import Activation, AveragePool, Convolution, Dense, Flatten
 
 
 nn = eqx.nn

@@ -18,7 +18,7 @@ from ntkuq.report.rules import (
     reliability_answer,
     shape_is_wrong,
 )
-from ntkuq.report.verdict import verdict
+from ntkuq.report.verdicts import verdict
 
 
 # Per cent of test sets with the answer yes / no / slightly / cannot tell at level 0.90

@@ -106,7 +106,7 @@ class Compare(Common):
         from ntkuq.cli import problem
         from ntkuq.cli.progress import Printed
         from ntkuq.report import Limits, compare, terminal
-        from ntkuq.report.compare import show_plan
+        from ntkuq.report.run import show_plan
 
         if self.max_time <= 0 or (self.max_memory or 1) <= 0:
             raise UsageError(

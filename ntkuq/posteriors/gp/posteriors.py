@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from ntkuq.data import Dataset
 from ntkuq.kernels import AbstractCovariance, LogValues
 from ntkuq.kernels.solve import check
-from ntkuq.models import BNN
+from ntkuq.models import BNN, Gaussian
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractPosterior, Joint
 from ntkuq.posteriors.gp import gaussian, latent
@@ -95,6 +95,9 @@ def condition(
     """
     with jax.enable_x64(True):
         x, y = _inputs(bnn, data.x), bnn.targets(data, np.float64)
+        if not isinstance(bnn.likelihood, Gaussian):
+            kind = type(bnn.likelihood).__name__
+            raise TypeError(f"expected a Gaussian likelihood, got {kind}")
         noise = jnp.asarray(bnn.likelihood.scale, jnp.float64)
         center = jnp.mean(y, axis=0, keepdims=True)
         factors, value = _condition(covariance.at(x), params, y - center, noise**2)

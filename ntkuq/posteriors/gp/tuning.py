@@ -173,8 +173,8 @@ def report(
         for i, log in enumerate(np.ravel(logs)):
             label = name
             if logs.ndim:
-                known = features is not None and len(features) == logs.size
-                label = f"{name} [{features[i] if known else i}]"
+                known = features if features and len(features) == logs.size else None
+                label = f"{name} [{known[i] if known else i}]"
             value = float(np.exp(log)) * factor
             error = None if best is None else float(value * best.se[start])
             found.append(

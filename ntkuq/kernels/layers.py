@@ -148,7 +148,7 @@ def _mlp(module: Any, name: str) -> tuple[list[Layer], tuple[int, ...]]:
 
 
 def _function(
-    function: Callable[[Array], Array], shape: tuple[int, ...], name: str
+    function: Callable[..., Any], shape: tuple[int, ...], name: str
 ) -> tuple[list[Layer], tuple[int, ...]]:
     with jax.enable_x64(True):
         probe = np.random.default_rng(0).standard_normal(shape) * 10.0

@@ -58,9 +58,7 @@ def estimate(method: AbstractMethod, bnn: BNN, data: Dataset) -> Estimate:
     """
     cost = method.cost(bnn, data)
     seconds = cost.flops / (EFFICIENCY * _rate())
-    return Estimate(
-        seconds + COMPILE_SECONDS * cost.compiles, BASE_BYTES + cost.bytes
-    )
+    return Estimate(seconds + COMPILE_SECONDS * cost.compiles, BASE_BYTES + cost.bytes)
 
 
 @ft.cache
