@@ -33,7 +33,9 @@ class UCI:
     data: str = "concrete"
     """A regression set by name; all but concrete come from $NTKUQ_DATA."""
     splits: int = 5
-    """The first this many standard splits."""
+    """How many standard splits."""
+    first: int = 0
+    """The first of them."""
     width: int = 50
     """Units of each of the two hidden layers."""
     seed: int = 0
@@ -45,7 +47,7 @@ class UCI:
         """Run the splits, print the table, write the document."""
         rows: dict[str, list[dict[str, Any]]] = {}
         start = time.perf_counter()
-        for split in range(self.splits):
+        for split in range(self.first, self.first + self.splits):
             for row in self.one(split):
                 rows.setdefault(row["label"], []).append(row)
             print(f"split {split}: {time.perf_counter() - start:.0f} s", flush=True)
@@ -53,11 +55,13 @@ class UCI:
         print()
         print(markdown(table))
         path = save(
-            self.out / f"uci-{self.data}.json",
+            self.out
+            / f"uci-{self.data}-{self.first}-{self.first + self.splits - 1}.json",
             "uci",
             {
                 "data": self.data,
                 "splits": self.splits,
+                "first": self.first,
                 "width": self.width,
                 "seed": self.seed,
                 "table": table,

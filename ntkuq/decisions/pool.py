@@ -15,7 +15,9 @@ from ntkuq.posteriors.base import AbstractPosterior
 class Selection(NamedTuple):
     """Points chosen from a pool, the best first.
 
-    indices: their rows in the pool, (n,). values: their acquisition values, (n,).
+    Args:
+        indices: their rows in the pool, (n,).
+        values: their acquisition values, (n,).
     """
 
     indices: np.ndarray

@@ -18,9 +18,13 @@ from ntkuq.models import cast, forward, parameters
 class Outer(eqx.Module):
     """J of a matrix: J[n, c, o, i] = sum_t g[n, c, t, o] a[n, t, i].
 
-    a: data at the site, (N, T, I); g: output gradients there, (N, C, T, O); T runs over
-    the positions at which the layer is applied (1 for a plain dense layer). Inside
-    `jax.vmap` there is no N.
+    T runs over the positions at which the layer is applied (1 for a plain dense layer).
+    Inside `jax.vmap` there is no N.
+
+    Args:
+        a: data at the site, (N, T, I).
+        g: output gradients there, (N, C, T, O).
+        output_first: is the leaf (out, in), Equinox's layout?
     """
 
     a: Float[Array, "*N T I"]
@@ -52,7 +56,9 @@ class Dense(eqx.Module):
 class Factors(eqx.Module):
     """Outputs and per-leaf Jacobian factors of N examples.
 
-    outputs: (N, C). leaves: one `Outer` or `Dense` for each leaf of the subset.
+    Args:
+        outputs: (N, C).
+        leaves: one `Outer` or `Dense` for each leaf of the subset.
     """
 
     outputs: Float[Array, "*N C"]

@@ -182,8 +182,11 @@ for _primitive in (primitives.scan_p, primitives.while_p, primitives.cond_p):
 class Plan(eqx.Module):
     """Where each parameter leaf of a network meets data, found by `find_sites`.
 
-    sites: in the order of the forward pass. generic: the leaves without one. shapes: of
-    all leaves. activations: numbers that the forward pass of one example makes.
+    Args:
+        sites: in the order of the forward pass.
+        generic: the leaves without one.
+        shapes: of all leaves.
+        activations: numbers that the forward pass of one example makes.
     """
 
     sites: tuple[Site, ...] = eqx.field(static=True)

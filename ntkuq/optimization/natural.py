@@ -19,9 +19,10 @@ from ntkuq.models import AbstractLikelihood, parameters
 class NaturalStep(NamedTuple):
     """A step of the parameters, and the jitter its linear system needed.
 
-    step: raveled leaves, in the order of the factors. jitter: what was added to the
-    damped diagonal beyond the damping; infinite where the system could not be solved
-    (then the step is NaN).
+    Args:
+        step: raveled leaves, in the order of the factors.
+        jitter: what was added to the damped diagonal beyond the damping; infinite
+            where the system could not be solved (then the step is NaN).
     """
 
     step: list[Array]

@@ -17,10 +17,11 @@ from ntkuq.posteriors.predictive import Predictive
 class Cost(NamedTuple):
     """What a fit and a prediction need: floating-point operations and peak bytes.
 
-    flops: operations of `fit`, in float64 unless the method works in the network's
-        precision.
-    bytes: peak memory beyond the data and the network.
-    compiles: programs compiled at the first call, which cost about a second each.
+    Args:
+        flops: operations of `fit`, in float64 unless the method works in the network's
+            precision.
+        bytes: peak memory beyond the data and the network.
+        compiles: programs compiled at the first call, about half a second each.
     """
 
     flops: float
@@ -56,7 +57,9 @@ class AbstractMethod(eqx.Module):
 class Joint(NamedTuple):
     """Mean and covariance of the function across inputs, in the units of the data.
 
-    mean: (N, C). covariance: (N C, N C), rows ordered (n, c).
+    Args:
+        mean: (N, C).
+        covariance: (N C, N C), rows ordered (n, c).
     """
 
     mean: Float[Array, "N C"]

@@ -200,7 +200,8 @@ def _differences(document: Document) -> "Figure":
             zorder=3,
         )
     names = [
-        shorten(labels[i], LABEL_LENGTH - 8) + (" (best)" if i == best else "")
+        shorten(labels[i], LABEL_LENGTH - (8 if i == best else 0))
+        + (" (best)" if i == best else "")
         for i, _ in rows
     ]
     axes.set_yticks(range(len(rows)), names)
