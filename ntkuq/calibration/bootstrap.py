@@ -21,7 +21,9 @@ def distance_score(
     A distance is biased upwards: noise alone moves it away from 0, and resampling adds
     the same amount again. So the interval is the reflected one, $2\hat\theta -
     \theta^*_{97.5\,\%}$ to $2\hat\theta - \theta^*_{2.5\,\%}$, cut off at 0 and
-    stretched where needed to contain the value itself.
+    stretched where needed to contain the value itself. Near perfection, where a
+    distance has no normal law, it holds the truth less often than 95 %: it describes
+    the value, and tests are done by other means.
 
     Args:
         value: the distance.

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ntkuq.cli.commands import COMMANDS, Common
 
 
-#: Exit codes: fine, misuse or bad input, a method failed, interrupted.
-FINE, MISUSE, FAILED, INTERRUPTED = 0, 2, 3, 130
+#: Exit codes: a defect, misuse or bad input, interrupted. A command gives the others.
+DEFECT, MISUSE, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code says how it went.
 
-    0: fine. 2: misuse or bad input, with one message on stderr. 3: a method failed
-    numerically, the others are reported. 130: interrupted.
+    0: fine. 1: a defect of the program. 2: misuse or bad input, with one message on
+    stderr. 3: a method failed numerically, the others are reported. 130: interrupted.
     """
     import tyro
 
@@ -40,18 +41,32 @@ def run(command: Common) -> int:
     except KeyboardInterrupt:
         _say(command.interrupted())
         return INTERRUPTED
-    except (ValueError, TypeError, OSError, ImportError, AttributeError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         if command.debug:
             raise
         _say(f"error: {_message(error)}")
         return MISUSE
+    except Exception as error:
+        if command.debug:
+            raise
+        _say(
+            f"error: unexpected {type(error).__name__}: {_message(error)}. This is a "
+            "defect of ntkuq or of your own code; the same command with --debug shows "
+            "where"
+        )
+        return DEFECT
 
 
 def _message(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    if isinstance(error, KeyError):
-        text = text.strip("'\"")
-    return text
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        place = Path(str(error.filename))
+        # a file is first written beside its place, under another name
+        place = place.parent if place.suffix == ".tmp" else place
+        return (
+            f"cannot use {place}: {error.strerror.lower()}; check that its directory "
+            "exists and that you may write there"
+        )
+    return str(error).strip() or type(error).__name__
 
 
 def _say(text: str) -> None:

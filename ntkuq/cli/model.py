@@ -24,6 +24,12 @@ def load_builder(text: str) -> Callable[..., Any]:
         raise UsageError(
             f"expected MODEL as module:function, such as nets:build, got {text!r}"
         )
+    if module_name.endswith(".py") or "/" in module_name or module_name[0] == ".":
+        stem = Path(module_name).name.removesuffix(".py").lstrip(".") or "nets"
+        raise UsageError(
+            f"expected MODEL as module:function without path and ending, such as "
+            f"{stem}:{name}, got {text!r}; run the command in the directory of the file"
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -40,6 +46,8 @@ def load_builder(text: str) -> Callable[..., Any]:
             f"({here}) and the installed packages; expected a file "
             f"{module_name.replace('.', '/')}.py with a function {name}(key)"
         ) from error
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        raise UsageError(f"importing {module_name} failed: {_raised(error)}") from error
     if not hasattr(module, name):
         defined = [n for n, v in vars(module).items() if callable(v) and n[0] != "_"]
         raise UsageError(
@@ -72,6 +80,10 @@ def check_builder(build: Callable[..., Any], text: str) -> Any:
             f"expected {text} to take one argument, a JAX random key, and return an "
             f"eqx.Module; calling it gave: {error}"
         ) from error
+    except Exception as error:  # whatever the user's code raises
+        raise UsageError(
+            f"expected {text} to return an eqx.Module, {_raised(error)}"
+        ) from error
     if not isinstance(model, eqx.Module):
         raise UsageError(
             f"expected {text}(key) to return an eqx.Module, got {type(model).__name__}"
@@ -89,6 +101,7 @@ def load_weights(path: str, model: Any, text: str) -> Any:
     """
     import equinox as eqx
     import jax
+    import numpy as np
 
     from ntkuq.models import parameters
 
@@ -101,16 +114,63 @@ def load_weights(path: str, model: Any, text: str) -> Any:
     except Exception as error:
         # Equinox raises RuntimeError, ValueError, EOFError … for a file that does not
         # fit; all mean the same to the user.
-        shapes = [leaf.shape for leaf in jax.tree.leaves(parameters(model))]
-        first = str(error).strip().splitlines()
-        raise UsageError(
-            f"the weights in {path} do not fit the network of {text}, whose arrays "
-            f"have the shapes {shapes}: {first[0] if first else type(error).__name__}; "
-            "was it saved with eqx.tree_serialise_leaves from the same builder?"
-        ) from error
+        raise _misfit(path, model, text) from error
     if rest:
-        raise UsageError(
-            f"the weights in {path} do not fit the network of {text}: the file holds "
-            "more arrays than the network has"
-        )
+        raise _misfit(path, model, text)
+    for place, leaf in jax.tree.leaves_with_path(parameters(loaded)):
+        bad = int(np.sum(~np.isfinite(np.asarray(leaf, np.float64))))
+        if bad:
+            raise UsageError(
+                f"the weights in {path} are not usable: expected finite numbers, got "
+                f"{bad} of {leaf.size} that are not in {jax.tree_util.keystr(place)}; "
+                "training diverged before they were saved, train again"
+            )
     return loaded
+
+
+def _misfit(path: str, model: Any, text: str) -> UsageError:
+    import jax
+
+    from ntkuq.models import parameters
+
+    wanted = [leaf.shape for leaf in jax.tree.leaves(parameters(model))]
+    held, whole = _stored_shapes(Path(path))
+    shapes = ", ".join(str(shape) for shape in held)
+    came = f"arrays of the shapes {shapes}" if held else "no arrays"
+    if not whole:
+        came += " and then bytes that are no array (cut off, or not weights)"
+    return UsageError(
+        f"the weights in {path} do not fit the network of {text}: expected arrays of "
+        f"the shapes {', '.join(str(shape) for shape in wanted)}, got {came}; save "
+        "them with eqx.tree_serialise_leaves from the network of the same builder"
+    )
+
+
+def _stored_shapes(path: Path) -> tuple[list[tuple[int, ...]], bool]:
+    """Shapes of the arrays in a weights file, and whether all of it was read."""
+    import numpy as np
+
+    shapes = []
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while file.tell() < size:
+            try:
+                shapes.append(np.load(file, allow_pickle=False).shape)
+            except (ValueError, OSError, EOFError):
+                return shapes, False
+    return shapes, True
+
+
+def _raised(error: BaseException) -> str:
+    """What the user's code raised, with the line where."""
+    where = ""
+    if isinstance(error, SyntaxError):
+        where = f" in line {error.lineno} of {Path(error.filename or '').name}"
+        return f"SyntaxError{where}: {error.msg}"
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    if frame is not None:
+        file = Path(frame.tb_frame.f_code.co_filename).name
+        where = f" in line {frame.tb_lineno} of {file}"
+    return f"it raised {type(error).__name__}{where}: {error}"

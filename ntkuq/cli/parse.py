@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import typing
 from typing import Any
 
 from ntkuq.cli.errors import UsageError
@@ -56,6 +57,10 @@ def parse(text: str) -> Any:
             f"cannot read {text!r}: expected a method as in Python, such as "
             "'Laplace(structure=KFAC())'"
         ) from error
+    if isinstance(tree, ast.Tuple):
+        raise UsageError(
+            f"cannot use {text!r}: expected one method; repeat the flag for more"
+        )
     if isinstance(tree, ast.Name):  # Laplace is as good as Laplace()
         tree = ast.Call(func=tree, args=[], keywords=[])
     return _value(tree, text)
@@ -94,6 +99,13 @@ def _call(name: str, node: ast.Call, text: str) -> Any:
             )
         given[fields[number]] = _value(argument, text)
     for keyword in node.keywords:
+        if keyword.arg is None:
+            raise UsageError(
+                f"cannot use '**' in {text!r}: write the fields out, as in "
+                f"{name}(field=value)"
+            )
+        if keyword.arg in given:
+            raise UsageError(f"{name}: {keyword.arg} is given twice in {text!r}")
         if keyword.arg not in fields:
             near = difflib.get_close_matches(str(keyword.arg), fields, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
@@ -107,24 +119,48 @@ def _call(name: str, node: ast.Call, text: str) -> Any:
 
 
 def _check(make: Any, given: dict[str, Any], text: str) -> None:
-    """Strategies where strategies belong, so that mistakes show at once."""
-    import dataclasses
-
-    import equinox as eqx
-
-    for item in dataclasses.fields(make):
-        if item.name not in given or item.default is dataclasses.MISSING:
-            continue
-        value, default = given[item.name], item.default
-        wants = isinstance(default, eqx.Module)
-        if wants and value is not None and not isinstance(value, eqx.Module):
+    """Values of the types that the fields declare, so that mistakes show at once."""
+    types = typing.get_type_hints(make)
+    for name, value in given.items():
+        kind = types.get(name)
+        if not _fits(value, kind):
+            default = inspect.signature(make).parameters[name].default
+            made = type(default).__module__.startswith("ntkuq.")
+            such = f" such as {default!r}" if made else ""
             raise UsageError(
-                f"{make.__name__}: expected {item.name}= a strategy such as "
-                f"{default!r}, got {value!r} in {text!r}"
+                f"{make.__name__}: expected {name}= {_words(kind)}{such}, got "
+                f"{value!r} in {text!r}"
             )
-        number = isinstance(default, int | float) and not isinstance(default, bool)
-        if number and not isinstance(value, int | float | None):
-            raise UsageError(
-                f"{make.__name__}: expected {item.name}= a number, got {value!r} in "
-                f"{text!r}"
-            )
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Is the value of this type? A whole number is a number, True is none."""
+    options = typing.get_args(kind) or (kind,)
+    if isinstance(value, bool):
+        return bool in options and complex not in options
+    if isinstance(value, int | float) and complex in options:  # what makes an array
+        return True
+    if isinstance(value, int) and float in options:
+        return True
+    try:
+        return isinstance(value, kind)
+    except TypeError:  # a type that Python cannot check, such as a tree of numbers
+        return not isinstance(value, str)
+
+
+def _words(kind: Any) -> str:
+    """A type in words."""
+    known = {
+        int: "a whole number",
+        float: "a number",
+        bool: "True or False",
+        type(None): "None",
+    }
+    options = [o for o in typing.get_args(kind) or (kind,) if o is not None]
+    if complex in options or not all(isinstance(o, type) for o in options):
+        return "a number"
+    if all(option in known for option in options):
+        return " or ".join(known[option] for option in options)
+    if float in options:
+        return "a number, the learning rate"
+    return "a strategy"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
 #: Hidden units of the network that is used where none is given, by task.
 REGRESSION_WIDTH, CLASSES_WIDTH = 50, 20
+#: So many different whole numbers may be classes; the user is told.
+MOST_CLASSES = 10
+#: The share of a target's spread that rounding may take.
+LOST = 0.002
 #: Shares of training and test rows of a file.
 SHARES = (0.8, 0.2)
 
@@ -47,6 +52,12 @@ def load_data(flags: Compare) -> Split:
     """Train and test parts, with class codes where the likelihood wants them."""
     path = Path(flags.data)
     if path.suffix.lower() not in {".csv", ".npz"}:
+        if path.suffix or "/" in flags.data or path.is_dir():
+            raise UsageError(
+                f"--data: expected a .csv or .npz file, or the name of a data set, got "
+                f"{flags.data!r}; export the table as CSV, or run `ntkuq data` for the "
+                "names"
+            )
         if flags.target or flags.features or flags.group:
             raise UsageError(
                 f"--target, --features and --group are for a file; {flags.data!r} is a "
@@ -55,7 +66,9 @@ def load_data(flags: Compare) -> Split:
         return load(flags.data, split=_number(flags.split))
     columns = None
     if flags.features is not None:
-        columns = [name.strip() for name in flags.features.split(",")]
+        # as a line of a CSV file, so that a name may hold a comma in quotes
+        columns = next(csv.reader([flags.features], skipinitialspace=True), [])
+        columns = [name.strip() for name in columns]
     options = {"target": flags.target, "features": columns, "group": flags.group}
     if path.suffix.lower() == ".npz" and has_split(path):
         split = read_split(path, **options)
@@ -67,6 +80,12 @@ def load_data(flags: Compare) -> Split:
     key = jax.random.fold_in(jax.random.key(flags.seed), 1)
     if flags.likelihood is not None:
         data = _classes_if_asked(data, flags.likelihood)
+    if min(train, test) * len(data) < 0.5 or len(data) < 3:
+        raise UsageError(
+            f"{path}: expected enough rows for --split, got {len(data)} rows of which "
+            f"{100 * train:g} % are for training and {100 * test:g} % for testing, so "
+            "that one part is empty; add rows, or choose other shares"
+        )
     return data.split(train=train, test=test, key=key)
 
 
@@ -81,7 +100,14 @@ def _as_targets(split: Split, likelihood: str | None) -> Split:
 
 
 def _classes_if_asked(data: Dataset, likelihood: str) -> Dataset:
-    wants = isinstance(parse(likelihood), nq.Categorical | nq.Bernoulli)
+    found = parse(likelihood)
+    wants = isinstance(found, nq.Categorical | nq.Bernoulli)
+    if data.classes is not None and isinstance(found, AbstractLikelihood) and not wants:
+        raise UsageError(
+            f"--likelihood: expected Categorical() or Bernoulli(), since the target "
+            f"{data.target!r} holds the classes {', '.join(data.classes[:5])}, got "
+            f"{likelihood!r}; leave it out, or choose a target of numbers"
+        )
     if wants and not np.issubdtype(np.asarray(data.y).dtype, np.integer):
         return as_classes(data)
     return data
@@ -126,9 +152,13 @@ def load_methods(flags: Compare) -> list[AbstractMethod] | None:
     return found
 
 
-def load_bnn(flags: Compare, data: Split) -> tuple[nq.BNN, list[str]]:
+def load_bnn(
+    flags: Compare, data: Split, methods: list[AbstractMethod] | None = None
+) -> tuple[nq.BNN, list[str]]:
     """The problem, and remarks on it for the report."""
     likelihood = _likelihood(flags, data.train)
+    _check_digits(flags, data.train)
+    notes = _target_notes(flags, data.train)
     prior = parse(flags.prior)
     if not isinstance(prior, AbstractPrior):
         raise UsageError(f"--prior: expected a prior, got {flags.prior!r}")
@@ -136,21 +166,60 @@ def load_bnn(flags: Compare, data: Split) -> tuple[nq.BNN, list[str]]:
         if flags.weights is not None:
             raise UsageError("--weights needs MODEL, the builder of the network")
         network = nq.Network(_default_builder(likelihood, data.train))
-        return nq.BNN(network, likelihood, prior, _scaling(flags)), []
+        return nq.BNN(network, likelihood, prior, _scaling(flags)), notes
     build = load_builder(flags.model)
     model = check_builder(build, flags.model)
     if flags.weights is None:
-        return nq.BNN(nq.Network(build), likelihood, prior, _scaling(flags)), []
+        return nq.BNN(nq.Network(build), likelihood, prior, _scaling(flags)), notes
     trained = load_weights(flags.weights, model, flags.model)
     network = nq.Network(build, trained=trained)
+    if any(isinstance(m, nq.MAP) and m.train is not None for m in methods or ()):
+        notes.append(
+            "MAP(train=...) trains anew, from the start, and the other methods use its "
+            f"network: the weights in {flags.weights} go unused; MAP(train=None) keeps "
+            "them"
+        )
     choices = {"none": Identity(), "standardize": nq.Standardize()}
     bnns = {
         name: nq.BNN(network, likelihood, prior, scaling)
         for name, scaling in choices.items()
     }
     if flags.scaling != "auto":
-        return bnns[flags.scaling], []
-    return _fitting(bnns, data.train)
+        return bnns[flags.scaling], notes
+    bnn, remarks = _fitting(bnns, data.train)
+    return bnn, notes + remarks
+
+
+def _target_notes(flags: Compare, data: Dataset) -> list[str]:
+    """Remarks on a target that can be read in two ways, or that loses its digits."""
+    y = np.asarray(data.y)
+    if np.issubdtype(y.dtype, np.integer):
+        return []
+    values = np.unique(y)
+    whole = bool(np.all(values == np.round(values)))
+    if flags.likelihood is None and whole and len(values) <= MOST_CLASSES:
+        note = (
+            f"the target holds {len(values)} different whole numbers, "
+            f"{values[0]:g} to {values[-1]:g}, and is taken as a measurement; for "
+            "classes say --likelihood 'Categorical()'"
+        )
+        return [note]
+    return []
+
+
+def _check_digits(flags: Compare, data: Dataset) -> None:
+    """Refuse a target whose spread drowns in the rounding of float32."""
+    y = np.asarray(data.y, np.float64)
+    if flags.x64 or np.issubdtype(np.asarray(data.y).dtype, np.integer):
+        return
+    rounding = float(np.finfo(np.float32).eps) * float(np.abs(y).max())
+    spread = float(np.min(y.std(axis=0)))
+    if 0 < spread < rounding / LOST:
+        raise UsageError(
+            f"the target is about {np.abs(y).max():.3g} and varies by only "
+            f"{spread:.3g}, too little for numbers in float32 (rounded to "
+            f"{rounding:.2g}): subtract a constant from the target, or say --x64"
+        )
 
 
 def _scaling(flags: Compare) -> AbstractScaling:
@@ -181,7 +250,7 @@ def _default_builder(likelihood: AbstractLikelihood, data: Dataset):
     if len(inputs) != 1:
         raise UsageError(
             "the default network takes rows of features, got inputs of shape "
-            f"{inputs}: give MODEL"
+            f"{inputs}: give MODEL, or store x with the shape (rows, features)"
         )
     outputs = likelihood.outputs(data.y)
     if likelihood.classes and outputs > 1 and data.classes is not None:

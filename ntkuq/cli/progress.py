@@ -36,6 +36,7 @@ class Printed(AbstractProgress):
         )
         self.task: Any = None
         self.began = 0.0
+        self.width = 26
 
     def __enter__(self) -> Printed:
         self.bar.start()
@@ -47,7 +48,9 @@ class Printed(AbstractProgress):
     def _line(self, label: str, status: str, text: str = "") -> None:
         # `markup=False`: labels and reasons come from outside
         self.console.print(
-            f"{label:<26} {status:<9} {text}".rstrip(), markup=False, soft_wrap=True
+            f"{label:<{self.width}} {status:<9} {text}".rstrip(),
+            markup=False,
+            soft_wrap=True,
         )
 
     def plan(self, units: dict[str, Estimate | str], problem: dict[str, Any]) -> None:
@@ -55,9 +58,10 @@ class Printed(AbstractProgress):
         known = [e for e in units.values() if isinstance(e, Estimate)]
         seconds = sum(e.seconds for e in known)
         peak = max((e.bytes for e in known), default=0.0)
+        self.width = max([24, *(len(name) for name in units)]) + 2
         self.console.print(
-            f"data   {data['name']}: {data['n_train']:,} training rows, "
-            f"{data['n_test']:,} test rows",
+            f"data   {data['name']}: {_counted(data['n_train'], 'training row')}, "
+            f"{_counted(data['n_test'], 'test row')}",
             markup=False,
         )
         self.console.print(
@@ -66,8 +70,8 @@ class Printed(AbstractProgress):
             markup=False,
         )
         self.console.print(
-            f"plan   {len(units)} methods, about {duration(seconds)}, peak about "
-            f"{peak / 1e9:.1f} GB",
+            f"plan   {_counted(len(units), 'method')}, about {duration(seconds)}, "
+            f"peak about {peak / 1e9:.1f} GB",
             markup=False,
         )
         for name, value in units.items():
@@ -103,6 +107,10 @@ class Printed(AbstractProgress):
 
     def note(self, text: str) -> None:
         self.console.print(f"note   {text}", markup=False, soft_wrap=True)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

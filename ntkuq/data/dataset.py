@@ -482,7 +482,8 @@ def constant_features(data: Dataset) -> tuple[str, ...]:
     """Columns of the inputs that do not vary beyond rounding: they carry nothing.
 
     A column counts as constant when max - min <= 8 eps max|value|, with eps the
-    spacing of its dtype. Inputs with more than two axes (images) are not looked at.
+    spacing of its dtype, or 1e-10 where that is larger. Inputs with more than two axes
+    (images) are not looked at.
 
     Args:
         data: any `Dataset`.
@@ -502,7 +503,7 @@ def constant_features(data: Dataset) -> tuple[str, ...]:
         low, high = columns.min(axis=0), columns.max(axis=0)
         same = low == high
         if _is_floating(leaf):
-            rounding = 8 * float(jnp.finfo(leaf.dtype).eps)
+            rounding = max(8 * float(jnp.finfo(leaf.dtype).eps), 1e-10)
             low, high = low.astype(np.float64), high.astype(np.float64)
             same = high - low <= rounding * np.maximum(abs(low), abs(high))
         for j in np.flatnonzero(same):

@@ -6,10 +6,11 @@ one message for each defect, with the column and the line where it was found.
 
 import csv
 import io
+import itertools
 import math
 import warnings
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,9 @@ def read_predictions(
     chosen = table.several(prob, "prob", truth)
     values, texts = table.columns(chosen, [truth])
     start = len(prob) if isinstance(prob, str) else 0
+    given = {table.header[j] for j in chosen}
+    if not isinstance(prob, str) and not given.issuperset(texts[0]):
+        start = _shared_start(given)
     labels = [table.header[j][start:].strip(" _-:") for j in chosen]
     probabilities = _probabilities(table, np.stack(values, axis=1))
     codes = _match_labels(table, texts[0], labels, y)
@@ -386,19 +390,26 @@ class _Table:
         cell = cell.strip()
         came = f"came {cell[:40]!r}" if cell else "came an empty cell"
         advice = (
-            "correct the cell; if the column holds text, encode it as numbers or leave "
-            "it out with features="
+            "correct the cell; if the column holds text, encode it as numbers, or "
+            "choose other columns"
         )
         if cell.casefold() in _MISSING:
             advice = "fill the gap, or leave out the row, or leave out the column"
         elif _number(cell) is not None:
             advice = "correct the value, or leave out the row"
-        elif _number(cell.replace(",", ".")) is not None:
+        elif _separated(cell):
             advice = "write decimals with a point, and no separator of thousands"
         return DataError(
             f"{self.path}: column {self.header[j]!r}, line {line}: expected a finite "
             f"number, {came}; {advice}"
         )
+
+
+def _separated(cell: str) -> bool:
+    """Is it a number with a decimal comma, or with separators of thousands?"""
+    return "," in cell and any(
+        _number(cell.replace(",", by)) is not None for by in (".", "")
+    )
 
 
 def _number(cell: str) -> float | None:
@@ -509,6 +520,8 @@ def _target(
         y = np.array(values, dtype=np.float64)
         _check_varies(str(table.path), y, name)
         return y, None
+    if all(_separated(cell) for cell in cells):
+        raise table.bad_cell(goal, table.lines[0], cells[0])
     labels, codes = np.unique(np.array(cells), return_inverse=True)
     if n >= 10 and len(labels) > n / 2:
         raise DataError(
@@ -532,7 +545,9 @@ def _groups(table: _Table, by: int, cells: list[str]) -> np.ndarray:
 
 
 def _check_varies(where: str, y: np.ndarray, name: str) -> None:
-    if (y == y[:1]).all():
+    low, high = y.min(axis=0), y.max(axis=0)
+    # up to rounding: sums of the same numbers in another order differ
+    if (high - low <= 1e-12 * np.maximum(abs(low), abs(high))).all():
         kind = "classes" if y.dtype.kind in "iu" else "values"
         raise DataError(
             f"{where}: target {name!r}: expected at least two different {kind}, came "
@@ -565,6 +580,14 @@ def _probabilities(table: _Table, prob: np.ndarray) -> np.ndarray:
             "all classes"
         )
     return prob / total[:, None]
+
+
+def _shared_start(names: Iterable[str]) -> int:
+    """How many characters all names begin with."""
+    columns = itertools.takewhile(
+        lambda letters: len(set(letters)) == 1, zip(*names, strict=False)
+    )
+    return sum(1 for _ in columns)
 
 
 def _match_labels(

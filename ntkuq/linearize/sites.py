@@ -5,6 +5,9 @@ The forward pass of one example is traced once with each parameter leaf wrapped 
 output with respect to it is an outer product of the data `a` and the output gradient
 `g`; where a vector is added, it is `g` itself. Any other use of a leaf materializes it,
 which sends the whole leaf on the generic route (its dense Jacobian).
+
+In which order parameters meet data, sites or not, is read off the jaxpr of the forward
+pass: a weight may be materialized long before the product it serves.
 """
 
 from __future__ import annotations
@@ -45,6 +48,18 @@ class Site(NamedTuple):
     def positions(self) -> int:
         """How often one example meets the leaf here (1 for a plain dense layer)."""
         return math.prod(self.shape[axis] for axis in self.permutation[:-1])
+
+
+class Use(NamedTuple):
+    """One place where parameters meet data, on whatever route.
+
+    leaves: positions of the leaves in `jax.tree.leaves(parameters(model))`; several
+        where they were combined before they met data.
+    added: were they added to data (or subtracted), not multiplied or anything else?
+    """
+
+    leaves: tuple[int, ...]
+    added: bool
 
 
 class Recorder:
@@ -187,12 +202,15 @@ class Plan(eqx.Module):
         generic: the leaves without one.
         shapes: of all leaves.
         activations: numbers that the forward pass of one example makes.
+        uses: where parameters meet data, generic leaves too, in the order of the
+            forward pass.
     """
 
     sites: tuple[Site, ...] = eqx.field(static=True)
     generic: tuple[int, ...] = eqx.field(static=True)
     shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     activations: int = eqx.field(static=True)
+    uses: tuple[Use, ...] = eqx.field(static=True)
 
     @property
     def leaves(self) -> int:
@@ -200,14 +218,33 @@ class Plan(eqx.Module):
         return len(self.shapes)
 
     def last(self) -> tuple[int, ...]:
-        """The leaves of the last layer: the last matrix and what is added after it."""
-        numbers = [n for n, site in enumerate(self.sites) if site.kind == "dense"]
-        if not numbers:
+        """The leaves of the last layer: the last matrix and what is added after it.
+
+        Raises:
+            ValueError: where the last use of parameters, additions aside, is no site
+                with a matrix: a convolution, a weight computed from several arrays, a
+                scale after the last matrix.
+        """
+        after: list[int] = []
+        for use in reversed(self.uses):
+            if use.added:
+                after = [*use.leaves, *after]
+                continue
+            if all(self._is_matrix(leaf) for leaf in use.leaves):
+                return tuple(dict.fromkeys((*use.leaves, *after)))
+            shapes = ", ".join(str(self.shapes[leaf]) for leaf in use.leaves)
             raise ValueError(
-                "LastLayer: expected a matrix product between weights and data, found "
-                "none in the network; use Select(where) to name the parameters"
+                "LastLayer: expected the network to end with a matrix product between "
+                "weights and data, got another use of the parameters of shape "
+                f"{shapes} there; use Select(where) to name the parameters"
             )
-        return tuple(dict.fromkeys(site.leaf for site in self.sites[numbers[-1] :]))
+        raise ValueError(
+            "LastLayer: expected a matrix product between weights and data, found "
+            "none in the network; use Select(where) to name the parameters"
+        )
+
+    def _is_matrix(self, leaf: int) -> bool:
+        return any(site.leaf == leaf and site.kind == "dense" for site in self.sites)
 
 
 def trace(model: PyTree, x: PyTree, recorder: Recorder) -> Array:
@@ -238,6 +275,8 @@ def find_sites(model: PyTree, x: PyTree) -> Plan:
     leaves = jax.tree.leaves(parameters(model))
     shapes = tuple(leaf.shape for leaf in leaves)
     everything = tuple(range(len(leaves)))
+    program = _program(model, x)
+    size, uses = _made(program), _uses(program, len(leaves))
     generic: frozenset[int] = frozenset()
     while True:
         seen: list[Recorder] = []
@@ -249,7 +288,7 @@ def find_sites(model: PyTree, x: PyTree) -> Plan:
         try:
             jax.eval_shape(run, leaves, x)
         except NotImplementedError:  # quax has no rule for custom_vjp
-            return Plan((), everything, shapes, _activations(model, x))
+            return Plan((), everything, shapes, size, uses)
         (recorder,) = seen
         # a leaf met at a site first and materialized later is generic as a whole
         if recorder.generic == set(generic):
@@ -257,17 +296,54 @@ def find_sites(model: PyTree, x: PyTree) -> Plan:
         generic = frozenset(recorder.generic)
     met = {site.leaf for site in recorder.sites}
     unmet = tuple(n for n in everything if n not in met)
-    return Plan(tuple(recorder.sites), unmet, shapes, _activations(model, x))
+    return Plan(tuple(recorder.sites), unmet, shapes, size, uses)
 
 
-def _activations(model: PyTree, x: PyTree) -> int:
-    """The size of all intermediate arrays of one forward pass."""
-    arrays, rest = eqx.partition(model, eqx.is_array)
+def _program(model: PyTree, x: PyTree) -> core.Jaxpr:
+    """One forward pass; its first inputs are the parameter leaves."""
+    tree, rest = eqx.partition(model, eqx.is_inexact_array)
+    leaves, structure = jax.tree.flatten(tree)
 
-    def run(arrays, x):
-        return forward(eqx.combine(arrays, rest), x)
+    def run(leaves, x):
+        return forward(eqx.combine(jax.tree.unflatten(structure, leaves), rest), x)
 
-    return _made(jax.make_jaxpr(run)(arrays, x).jaxpr)
+    return jax.make_jaxpr(run)(leaves, x).jaxpr
+
+
+def _uses(program: core.Jaxpr, leaves: int) -> tuple[Use, ...]:
+    data = len(program.invars) - leaves
+    inputs = [*(frozenset([n]) for n in range(leaves)), *[None] * data]
+    return tuple(_meetings(program, inputs)[0])
+
+
+def _meetings(
+    program: core.Jaxpr, inputs: list[frozenset[int] | None]
+) -> tuple[list[Use], list[frozenset[int] | None]]:
+    """The uses in a program, and what its outputs are made of.
+
+    A value is made of data (`None`), or else of the leaves in a set.
+    """
+    made = dict(zip(program.invars, inputs, strict=True))
+
+    def look(atom) -> frozenset[int] | None:
+        constant = isinstance(atom, core.Literal) or atom not in made
+        return frozenset() if constant else made[atom]
+
+    uses: list[Use] = []
+    for equation in program.eqns:
+        given = [look(atom) for atom in equation.invars]
+        if equation.primitive is primitives.jit_p:
+            inner, out = _meetings(equation.params["jaxpr"].jaxpr, given)
+            uses += inner
+        else:
+            met = frozenset[int]().union(*(one for one in given if one is not None))
+            data = any(one is None for one in given)
+            if data and met:
+                added = equation.primitive in (primitives.add_p, primitives.sub_p)
+                uses.append(Use(tuple(sorted(met)), added))
+            out = [None if data else met] * len(equation.outvars)
+        made.update(zip(equation.outvars, out, strict=True))
+    return uses, [look(atom) for atom in program.outvars]
 
 
 def _made(jaxpr) -> int:

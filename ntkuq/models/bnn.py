@@ -103,9 +103,16 @@ class BNN(eqx.Module):
 
         Raises:
             TypeError: for class labels that are not integers.
-            ValueError: where network, likelihood and data do not fit, or a constant
-                target is to be standardized.
+            ValueError: where network, likelihood and data do not fit, a constant
+                target is to be standardized, or the data have known noise scales or
+                weights, which no method takes into account yet.
         """
+        for name in ("noise_scale", "weight"):
+            if getattr(data, name) is not None:
+                raise ValueError(
+                    f"Dataset.{name} is not used by any method yet: expected a data "
+                    f"set without it, got one with it; leave {name} out"
+                )
         y = np.asarray(data.y)
         if self.likelihood.classes and not np.issubdtype(y.dtype, np.integer):
             raise TypeError(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools as ft
 import hashlib
+import secrets
+import sys
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 import jax
@@ -14,22 +17,29 @@ import numpy as np
 import optax
 
 
+#: Marks callables whose content cannot be read: they are equal to themselves only.
+_PROCESS = secrets.token_hex(6)
+
+
 def constructor(thing: Any) -> str:
     """A strategy object as the call that makes it, defaults left out.
 
     >>> from ntkuq.models import NormalPrior, Train
-    >>> constructor(Train(0.01, steps=500)), constructor(NormalPrior(2.0))
-    ('Train(steps=500)', 'NormalPrior(precision=2.0)')
+    >>> constructor(Train(0.02, steps=500)), constructor(NormalPrior(2.0))
+    ('Train(optimizer=0.02, steps=500)', 'NormalPrior(precision=2.0)')
     """
     return _text(thing, _function_name)
 
 
 def identity(thing: Any) -> str:
-    """Like `constructor`, with every field, and functions by what they compute.
+    """Like `constructor`, with every field, and functions by their code.
 
-    Two objects with the same identity give the same result: it keys stored results.
+    It keys stored results: two objects with the same identity compute the same. A
+    function is identified by its code, defaults and closure (not by the globals that it
+    reads), an optax transformation by its program and first state. A callable that can
+    be read in neither way has an identity of its own in each process.
     """
-    return _text(thing, _function_digest, every=True)
+    return _text(thing, _Functions(), every=True)
 
 
 def _text(thing: Any, function: Callable[[Any], str], *, every: bool = False) -> str:
@@ -39,8 +49,7 @@ def _text(thing: Any, function: Callable[[Any], str], *, every: bool = False) ->
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         parts = []
         for item in dataclasses.fields(thing):
-            value = getattr(thing, item.name)
-            text = again(value)
+            text = again(getattr(thing, item.name))
             default = dataclasses.MISSING if every else item.default
             if default is dataclasses.MISSING or again(default) != text:
                 parts.append(f"{item.name}={text}")
@@ -52,24 +61,63 @@ def _text(thing: Any, function: Callable[[Any], str], *, every: bool = False) ->
         inner = ", ".join(f"{key!r}: {again(value)}" for key, value in thing.items())
         return f"{{{inner}}}"
     if isinstance(thing, np.ndarray | np.generic | jax.Array):
-        return repr(np.asarray(thing).tolist())
+        return _array(thing)
     if callable(thing):
         return function(thing)
     return repr(thing)
+
+
+def _array(thing: Any) -> str:
+    if isinstance(thing, jax.Array) and jnp.issubdtype(
+        thing.dtype, jax.dtypes.prng_key
+    ):
+        thing = jax.random.key_data(thing)
+    return repr(np.asarray(thing).tolist())
 
 
 def _function_name(thing: Any) -> str:
     return getattr(thing, "__name__", type(thing).__name__)
 
 
-def _function_digest(thing: Any) -> str:
-    code = getattr(thing, "__code__", None)
-    if code is None:
-        return _function_name(thing)
-    content = repr((code.co_code, code.co_names, code.co_varnames))
-    constants = [c for c in code.co_consts if isinstance(c, int | float | str | None)]
-    content += repr(constants)
-    return f"{thing.__name__}#{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+class _Functions:
+    """Functions by what they compute; remembers those it is inside of."""
+
+    def __init__(self):
+        self.inside: list[int] = []
+
+    def __call__(self, thing: Any) -> str:
+        if id(thing) in self.inside:
+            return f"{_function_name(thing)}#itself"
+        self.inside.append(id(thing))
+        content = self._content(thing)
+        self.inside.pop()
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return f"{_function_name(thing)}#{digest}"
+
+    def _content(self, thing: Any) -> str:
+        again = ft.partial(_text, function=self, every=True)
+        if isinstance(thing, ft.partial):
+            return again([thing.func, thing.args, thing.keywords])
+        if hasattr(thing, "__wrapped__"):
+            return again(thing.__wrapped__)
+        code = getattr(thing, "__code__", None)
+        if isinstance(code, CodeType):
+            cells = [cell.cell_contents for cell in thing.__closure__ or ()]
+            extra = again([thing.__defaults__, thing.__kwdefaults__, cells])
+            return f"{_code(code)} {extra}"
+        module = str(getattr(thing, "__module__", ""))
+        name = getattr(thing, "__qualname__", "")
+        if name and getattr(sys.modules.get(module), name, None) is thing:
+            return f"{module}.{name}"
+        return f"{_PROCESS} {id(thing)}"
+
+
+def _code(code: CodeType) -> str:
+    constants = [
+        _code(value) if isinstance(value, CodeType) else repr(value)
+        for value in code.co_consts
+    ]
+    return repr((code.co_code, code.co_names, code.co_varnames, constants))
 
 
 def _optimizer(thing: optax.GradientTransformation) -> str:
@@ -82,5 +130,7 @@ def _optimizer(thing: optax.GradientTransformation) -> str:
     # optax relies on the standard rules of promotion
     with jax.numpy_dtype_promotion("standard"):
         state = thing.init(tree)
-        program = str(jax.make_jaxpr(update)(tree, state, tree))
-    return f"optax#{hashlib.sha256(program.encode()).hexdigest()[:12]}"
+        program = jax.make_jaxpr(update)(tree, state, tree)
+    values = [_array(leaf) for leaf in (*jax.tree.leaves(state), *program.consts)]
+    content = f"{program.jaxpr} {values}"
+    return f"optax#{hashlib.sha256(content.encode()).hexdigest()[:16]}"

@@ -30,7 +30,14 @@ from ntkuq.linearize import (
 from ntkuq.models import BNN, Gaussian, as_arrays, cast, check_finite, forward
 from ntkuq.models.hyperparameters import AbstractTune, Fixed, Hyperparameter
 from ntkuq.posteriors.base import AbstractPosterior, Cost, Joint
-from ntkuq.posteriors.laplace.evidence import Fit, Tuned, keep, log_evidence, maximize
+from ntkuq.posteriors.laplace.evidence import (
+    Fit,
+    Tuned,
+    keep,
+    log_evidence,
+    maximize,
+    standard_errors,
+)
 from ntkuq.posteriors.laplace.method import (
     retuned,
     subset_precisions,
@@ -90,6 +97,9 @@ class EmpiricalPosterior(AbstractPosterior):
 def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPosterior:
     """The posterior of the linearized network, with fitted prior scale and noise.
 
+    `diagnostics["converged"]` is `False` where the rounds of evidence and optimum ran
+    out before the fitted values stood still, or the steps toward the last optimum did.
+
     Raises:
         ValueError: for an untrained network, weights that are not finite, or matrices
             too large to hold.
@@ -117,7 +127,7 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
             tuned = _choose(tune, fit, curvature)
             t = math.exp(-math.log(tuned.tau) - 2 * math.log(tuned.noise))
             covariance = curvature.covariance(tuned.tau, t)
-            shift, residual = _optimum(
+            shift, residual, settled = _optimum(
                 jacobian,
                 covariance,
                 likelihood,
@@ -128,19 +138,24 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
                 x,
                 y,
             )
-            return tuned, covariance, shift, residual
+            return tuned, covariance, shift, residual, settled
 
         curvature = bend(shift)
-        tuned, covariance, shift, residual = one_round(curvature, shift)
-        done, converged = 1, False
-        while done < (GAUSSIAN_ROUNDS if gaussian else OTHER_ROUNDS) and not converged:
+        tuned, covariance, shift, residual, settled = one_round(curvature, shift)
+        done, close = 1, False
+        while done < (GAUSSIAN_ROUNDS if gaussian else OTHER_ROUNDS) and not close:
             before = tuned
             curvature = curvature if gaussian else bend(shift)
-            tuned, covariance, shift, residual = one_round(curvature, shift)
-            done, converged = done + 1, _close(before, tuned)
+            tuned, covariance, shift, residual, settled = one_round(curvature, shift)
+            done, close = done + 1, _close(before, tuned)
         # at the optimum, not where this round began
         fit = _fit(jacobian, likelihood, precisions, shift, x, y)
         evidence = log_evidence(fit, curvature, tuned.tau, tuned.noise)
+        if not isinstance(tune, Fixed):
+            drift = _drift(
+                jacobian, covariance, precisions, shift, jnp.asarray(tuned.tau)
+            )
+            tuned = _with_errors(tuned, fit, curvature, float(drift))
     fitted = retuned(bnn, tuned)
     space = "function" if isinstance(curvature, FunctionSpace) else "weight"
     return EmpiricalPosterior(
@@ -154,6 +169,7 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
             "view": f"{space} space",
             "effective parameters": tuned.effective,
             "rounds": done,
+            "converged": close and bool(settled),
             "residual": float(residual),
             "jitter": float(getattr(covariance, "jitter", 0.0)),
         },
@@ -172,6 +188,14 @@ def _choose(tune: AbstractTune, fit: Fit, curvature) -> Tuned:
     if isinstance(tune, Fixed):
         return keep(fit, curvature)
     return maximize(fit, curvature)
+
+
+def _with_errors(tuned: Tuned, fit: Fit, curvature, drift: float) -> Tuned:
+    """Errors at the optimum that moves with tau and v, in place of a fixed one's."""
+    log_t = -math.log(tuned.tau) - 2 * math.log(tuned.noise)
+    bend = curvature.slopes(log_t).second
+    tau_se, noise_se = standard_errors(fit, tuned.tau, tuned.noise, bend, drift)
+    return tuned._replace(log_tau_se=tau_se, log_noise_se=noise_se)
 
 
 def _close(one: Tuned, two: Tuned) -> bool:
@@ -218,6 +242,10 @@ def _optimum(
 
     One step is exact for Gaussian noise. `inverse_noise` is v^-2, which multiplies a
     Gaussian log-likelihood (up to a constant).
+
+    Returns:
+        The shift, what the last step gained at most in nats, and whether that was
+        small enough to stop (else the steps ran out).
     """
 
     def objective(shift: list[Array]) -> Array:
@@ -256,8 +284,21 @@ def _optimum(
 
     zero = jnp.zeros(())
     start = (shift, zero, jnp.zeros((), jnp.int32), jnp.ones((), bool))
-    shift, decrease, _, _ = jax.lax.while_loop(going, body, start)
-    return shift, decrease
+    shift, decrease, _, moved = jax.lax.while_loop(going, body, start)
+    return shift, decrease, ~moved
+
+
+@eqx.filter_jit
+def _drift(jacobian, covariance, precisions, shift, tau) -> Array:
+    """u^T Sigma u with u = tau L0 (theta* + shift): how far the optimum moves."""
+    u = [
+        tau * p * (leaf.reshape(-1) + s)
+        for p, leaf, s in zip(precisions, jacobian.leaves, shift, strict=True)
+    ]
+    moved = covariance.apply(u)
+    return sum(
+        (jnp.sum(a * b) for a, b in zip(u, moved, strict=True)), jnp.zeros_like(tau)
+    )
 
 
 def _shape(jacobian: Jacobian, inputs: PyTree) -> int:

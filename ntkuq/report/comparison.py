@@ -129,6 +129,11 @@ class Comparison:
                 f"add: expected a new label, got {label!r}, which is taken; there are "
                 f"{', '.join(self.pointwise)}"
             )
+        made, wanted = len(predictive.mean), len(self.test)
+        if made != wanted:
+            raise ValueError(
+                f"add: expected {wanted} predictions, one for each test row, got {made}"
+            )
         scores = score(predictive, self.test.y)
         record = {
             "label": label,

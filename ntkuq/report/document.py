@@ -11,6 +11,7 @@ from typing import Any
 
 SCHEMA = "ntkuq/run/1"
 LARGEST_FILE = 64 * 2**20  # bytes; a document holds summaries, never the predictions
+LARGEST_COUNT = 1e15  # so that a count is a whole number in 64 bits
 LARGEST_NUMBER = 1e150  # so that squares and differences are finite
 
 type Document = Mapping[str, Any]
@@ -337,7 +338,7 @@ def _curve_inconsistencies(name: str, curve: Document, where: str) -> Iterator[s
     if len(lengths) > 1:
         yield f"{where}: lists of lengths {sorted(lengths)}"
     for column in columns:
-        top = math.inf if column == "count" else 1.0
+        top = LARGEST_COUNT if column == "count" else 1.0
         if any(x is not None and not 0 <= x <= top for x in curve[column]):
             yield f"{where}.{column}: expected numbers from 0 to {top:g}"
 

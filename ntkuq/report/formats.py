@@ -128,20 +128,6 @@ def seconds(duration: Number | None) -> str:
     return (f"{amount:.1f}" if amount < 9.95 else count(amount)) + SPACE + unit
 
 
-def size(octets: Number | None) -> str:
-    r"""Bytes in powers of ten.
-
-    >>> size(2.0e8)
-    '200\xa0MB'
-    """
-    if octets is None:
-        return MISSING
-    for power, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if octets >= power:
-            return number(octets / power) + SPACE + unit
-    return count(octets) + SPACE + "B"
-
-
 def plural(n: int, noun: str) -> str:
     """A count with its noun.
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from ntkuq.data import Split, constant_features, digest
-from ntkuq.models import BNN, Standardize, constructor, identity, parameters
+from ntkuq.models import (
+    BNN,
+    Standardize,
+    constructor,
+    forward,
+    identity,
+    parameters,
+)
 from ntkuq.models.architectures import describe
 
 
@@ -74,15 +82,44 @@ def description(bnn: BNN, data: Split) -> dict[str, Any]:
     """What tells two problems apart: data, network, likelihood, prior, scaling."""
     model = bnn.model if bnn.trained else _fresh(bnn)
     weights = "trained " if bnn.trained else "built "
+    prepared = bnn.prepare(data.train)
     return {
         "data": data.train.name or "data",
         "data sha256": data.fingerprint(),
         "network": describe(model, jax.tree.leaves(data.train.x)[0].shape[1:]),
         "weights": weights + weights_digest(model)[:16],
-        "likelihood": identity(bnn.likelihood),
-        "prior": identity(bnn.prior),
-        "scaling": _scaling_text(bnn),
+        "program": program_digest(prepared, model, data.train.x)[:16],
+        "likelihood": _brief(identity(bnn.likelihood)),
+        "prior": _brief(identity(bnn.prior)),
+        "scaling": _brief(identity(bnn.scaling)),
     }
+
+
+def _brief(text: str) -> str:
+    """A text short enough for a message; a long one ends with its digest."""
+    if len(text) <= 100:
+        return text
+    return f"{text[:60]}… #{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def program_digest(bnn: BNN, model: PyTree, x: PyTree) -> str:
+    """SHA-256 of what the network computes, whatever its parameters are.
+
+    Two networks of the same arrays with another activation differ in their program.
+    """
+    one = jax.tree.map(lambda leaf: leaf[:1], x)
+    example = jax.tree.map(lambda leaf: leaf[0], bnn.inputs(one))
+    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+
+    def outputs(arrays: PyTree, x: PyTree) -> Array:
+        return forward(eqx.combine(arrays, rest), x)
+
+    program = jax.make_jaxpr(outputs)(arrays, example)
+    # functions print with their address in memory
+    found = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr)).encode())
+    for constant in program.consts:
+        found.update(np.asarray(constant).tobytes())
+    return found.hexdigest()
 
 
 def _fresh(bnn: BNN) -> PyTree:

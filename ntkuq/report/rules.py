@@ -1,8 +1,12 @@
 """The rules of the verdict: pure functions of numbers, and their text."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
+
+import numpy as np
+
+from ntkuq.calibration.reliability import ErrorTest, chance_of_pass
 
 from .formats import Number
 
@@ -12,6 +16,8 @@ type Answer = Literal["yes", "slightly", "no", "cannot tell"]
 TOLERANCE = 0.03  # how far coverage or calibration error may be off
 
 LEVEL = 0.90  # the intervals that the verdict judges
+
+ALPHA = 0.05  # chance of each wrong answer on the calibration error
 
 SHAPE_P = 0.01  # a uniformity test below this is a wrong shape
 
@@ -37,11 +43,15 @@ RULES: Mapping[str, str] = {
         f" yes with {100 * POWER:.0f} % chance. Points are taken as independent."
     ),
     "reliability": (
-        "95 % interval of the expected calibration error. Yes: wholly below"
-        " {tolerance} points. No: wholly above. Slightly: it contains {tolerance}"
-        " points, and more bins leave the consistency band than chance allows"
-        " (binomial test at 5 %). Otherwise: cannot tell. Points needed: for an"
-        " interval that ends below {tolerance} points if the error stays as it is."
+        "The expected calibration error is compared with simulated test sets of the"
+        " same size and confidences, at 5 %. No: larger than if every confidence were"
+        " off by {tolerance} points, up or down, and than for the likeliest errors of"
+        " {tolerance} points on average. Yes: smaller than for an error of {tolerance}"
+        " points, whether equal in all bins or where it is hardest to see. Slightly:"
+        " neither, but larger than without any error. Otherwise: cannot tell. Points"
+        " needed: for a calibrated method to get its yes with"
+        f" {100 * POWER:.0f} % chance. The interval shown decides nothing. Points are"
+        " taken as independent."
     ),
     "shape": (
         "Fires when the test of uniform probability integral transforms has"
@@ -120,14 +130,44 @@ def points_needed(
     >>> points_needed(0.9)
     900
     """
+    return _smallest_n(lambda n: _chance_of_yes(n, level, tolerance), power)
+
+
+def error_points_needed(
+    confidence: np.ndarray,
+    count: np.ndarray,
+    tolerance: Number = TOLERANCE,
+    power: Number = POWER,
+) -> int:
+    """Test points for which calibrated class probabilities get their yes.
+
+    Args:
+        confidence: mean confidence of each bin, (bins,).
+        count: points of each bin, (bins,); only their shares matter.
+        tolerance: as in `reliability_answer`.
+        power: the chance of the yes.
+
+    Returns:
+        A number of points, rounded up to two digits.
+
+    >>> error_points_needed(np.array([0.99]), np.array([1.0])) < 500
+    True
+    """
+    return _smallest_n(
+        lambda n: chance_of_pass(confidence, count, n, float(tolerance)), power
+    )
+
+
+def _smallest_n(chance: Callable[[int], float], power: Number) -> int:
+    """Points for which a growing chance reaches the power, to two digits."""
     low, high = 1, 16
-    while _chance_of_yes(high, level, tolerance) < power:
+    while chance(high) < power:
         low, high = high, 2 * high
         if high > 10**7:
             break
     while high - low > max(1, low // 200):
         middle = (low + high) // 2
-        if _chance_of_yes(middle, level, tolerance) < power:
+        if chance(middle) < power:
             low = middle
         else:
             high = middle
@@ -168,35 +208,24 @@ def two_digits_up(n: Number) -> int:
     return int(math.ceil(0.99 * n / unit) * unit)
 
 
-def reliability_answer(
-    interval: Sequence[Number],
-    bins_outside: int,
-    bins: int,
-    tolerance: Number = TOLERANCE,
-) -> Answer:
+def reliability_answer(test: ErrorTest) -> Answer:
     """Is the expected calibration error of class probabilities within the tolerance?
 
+    No if an error within the tolerance does not explain the observed one, yes if an
+    error beyond it does not, slightly if the data contradict perfect calibration, each
+    at 5 %; else unknown.
+
     Args:
-        interval: 95 % interval of the error, as a fraction.
-        bins_outside: bins that leave their pointwise 95 % consistency band.
-        bins: bins with points in them.
-        tolerance: as a fraction.
+        test: of the observed error against this tolerance.
 
-    >>> (
-    ...     reliability_answer((0.005, 0.021), 0, 10),
-    ...     reliability_answer((0.02, 0.05), 4, 10),
-    ... )
-    ('yes', 'slightly')
+    >>> reliability_answer(ErrorTest(0.01, calibrated=0.3, within=0.9, beyond=0.01))
+    'yes'
     """
-    from scipy.stats import binom
-
-    lower, upper = interval
-    if upper < tolerance:
-        return "yes"
-    if lower > tolerance:
+    if test.within < ALPHA:
         return "no"
-    by_chance = float(binom.sf(bins_outside - 1, bins, 0.05)) if bins else 1.0
-    return "slightly" if by_chance < 0.05 else "cannot tell"
+    if test.beyond < ALPHA:
+        return "yes"
+    return "slightly" if test.calibrated < ALPHA else "cannot tell"
 
 
 def shape_is_wrong(p: Number | None, coverage: Answer) -> bool:

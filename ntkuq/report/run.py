@@ -89,7 +89,7 @@ def compare(
         ValueError: where network, likelihood and data do not fit, or `out` belongs to
             another problem.
     """
-    named = _named(methods, bnn, data.train)
+    named = _named(methods, bnn, _check_split(data).train)
     prepared = bnn.prepare(data.train)
     _check_test(prepared, data)
     seed = int(jax.random.key_data(key)[-1])
@@ -98,21 +98,25 @@ def compare(
     plan = _plan(named, prepared, data.train, limits)
     progress.plan(plan, entry)
     run = _Run(data, store, progress, fresh, seed, key)
-    base, trainer = _train(run, named, prepared)
+    base, trainer = _train(run, named, prepared, plan)
     units = {}
     for name, method in named.items():
         reason = plan[name]
-        if name == trainer.name:
+        status = "skipped"
+        if not isinstance(reason, str) and _needs_network(method) and trainer.failure:
+            reason = trainer.failure
+            status = "skipped" if trainer.unit is None else "failed"
+        if trainer.unit is not None and name == trainer.name:
             units[name] = trainer.unit
         elif isinstance(reason, str):
-            units[name] = _skipped(name, method, seed, reason)
+            units[name] = Unit(empty_record(name, method, seed, status, reason), {})
             progress.finish(name, units[name].record, reused=False)
         else:
             shared = trainer.text if _needs_network(method) else None
             units[name] = run.unit(name, method, base, shared)
     if not bnn.trained:
         _share_training(named, units, trainer)
-    head = provenance(command=command, seed=seed, dtype=str(base.dtype))
+    head = provenance(command=command, seed=seed, dtype=str(_dtype(base)))
     document = assemble(head, entry, units, group=data.test.group)
     comparison = Comparison(document, data.test, _pointwise(units), _folder(out))
     if out is not None:
@@ -137,11 +141,15 @@ def show_plan(
 
 
 class _Trainer(NamedTuple):
-    """The method that trained the shared network, if any did."""
+    """The method that trained the shared network, if any did.
 
-    name: str | None
-    unit: Unit | None
-    text: str | None
+    failure: why there is no trained network, for the methods that need it.
+    """
+
+    name: str | None = None
+    unit: Unit | None = None
+    text: str | None = None
+    failure: str | None = None
 
 
 class _Run(NamedTuple):
@@ -214,6 +222,16 @@ def _named(methods, bnn: BNN, data: Dataset) -> dict[str, AbstractMethod]:
     return dict(methods)
 
 
+def _check_split(data: Split) -> Split:
+    if not isinstance(data, Split):
+        raise TypeError(
+            f"compare: expected a Split (train, calibrate, test), got "
+            f"{type(data).__name__}; make one with data.split(train=0.8, test=0.2, "
+            "key=key)"
+        )
+    return data
+
+
 def _check_test(bnn: BNN, data: Split) -> None:
     """The test part must look like the training part."""
     shapes = [
@@ -250,7 +268,7 @@ def _share_training(
     named: Mapping[str, AbstractMethod], units: dict[str, Unit], trainer: _Trainer
 ) -> None:
     """Count the shared training in the cost of what uses its weights or its fit."""
-    if trainer.unit is None:
+    if trainer.unit is None or trainer.unit.record["cost"] is None:
         return
     training = trainer.unit.record["cost"]["fit_seconds"]
     for name, method in named.items():
@@ -263,20 +281,33 @@ def _share_training(
 
 
 def _train(
-    run: _Run, named: Mapping[str, AbstractMethod], bnn: BNN
+    run: _Run,
+    named: Mapping[str, AbstractMethod],
+    bnn: BNN,
+    plan: Mapping[str, Estimate | str],
 ) -> tuple[BNN, _Trainer]:
     """Train the shared network by the first MAP, or `MAP()`."""
     if not any(_needs_network(method) for method in named.values()):
-        return bnn, _Trainer(None, None, None)
+        return bnn, _Trainer()
     first = next((n for n, m in named.items() if isinstance(m, MAP)), None)
+    if first is not None and isinstance(plan[first], str):
+        return bnn, _Trainer(
+            failure=f"needs the network that {first} trains, which is skipped"
+        )
     if first is not None:
         method = named[first]
     else:
         method = MAP(train=None) if bnn.trained else MAP()
     unit = run.unit(first or "MAP (shared training)", method, bnn)
     if unit.bnn is None:
-        raise ValueError(f"the network could not be trained: {unit.record['reason']}")
+        failure = f"needs a trained network; training failed: {unit.record['reason']}"
+        return bnn, _Trainer(first, unit, identity(method), failure)
     return unit.bnn, _Trainer(first, unit, identity(method))
+
+
+def _dtype(bnn: BNN) -> np.dtype:
+    """The type of the network's parameters, trained or not."""
+    return bnn.dtype if bnn.trained else np.dtype(jnp.zeros(()).dtype)
 
 
 def _plan(
@@ -296,15 +327,14 @@ def _plan(
         plan[name] = need
         if need.bytes > room:
             plan[name] = (
-                f"would need about {need.bytes / 1e9:.1f} GB of memory, "
-                f"{room / 1e9:.1f} GB are allowed: use fewer training rows, a smaller "
+                f"would need about {need.bytes / 1e9:.2g} GB of memory, "
+                f"{room / 1e9:.2g} GB are allowed: use fewer training rows, a smaller "
                 "structure such as KFAC(), or --max-memory"
             )
         elif need.seconds > limits.seconds:
             plan[name] = (
-                f"would take about {need.seconds / 60:.0f} min, "
-                f"{limits.seconds / 60:.0f} min are allowed: use fewer training rows, "
-                "or --max-time"
+                f"would take about {need.seconds:.3g} s, {limits.seconds:.3g} s are "
+                "allowed: use fewer training rows, or --max-time"
             )
     return plan
 
@@ -315,10 +345,6 @@ def _free_memory() -> float:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):
         return 8e9
-
-
-def _skipped(name: str, method: AbstractMethod, seed: int, reason: str) -> Unit:
-    return Unit(empty_record(name, method, seed, "skipped", reason), {})
 
 
 def _pack(fitted: BNN, bnn: BNN) -> dict[str, np.ndarray]:

@@ -28,7 +28,7 @@ from ntkuq.posteriors import (
 #: Failures that belong to a method and its numbers: reported, and the others go on.
 NUMERICAL = (FloatingPointError, ValueError, np.linalg.LinAlgError, MemoryError)
 #: Failures that say that a method does not apply to this problem.
-NOT_APPLICABLE = (TooLarge, UnsupportedLayer, TypeError)
+NOT_APPLICABLE = (TooLarge, UnsupportedLayer, TypeError, NotImplementedError)
 
 #: Score at which predictions are stored.
 INTERVAL = 0.9
@@ -91,11 +91,12 @@ def run_unit(
         start = time.perf_counter()
         predict(posterior, data.test)
         predicted = time.perf_counter() - start
+        scores = score(predictive, data.test.y)
+        arrays = _pointwise(scores) | _predictions(predictive, data.test)
     except NOT_APPLICABLE as error:
         return Unit(record | {"status": "skipped", "reason": _one_line(error)}, {})
     except NUMERICAL as error:
         return Unit(record | {"status": "failed", "reason": _one_line(error)}, {})
-    scores = score(predictive, data.test.y)
     record |= {
         "hyperparameters": [_hyperparameter(h) for h in posterior.hyperparameters],
         "log_marginal_likelihood": posterior.log_marginal_likelihood,
@@ -108,7 +109,6 @@ def run_unit(
         },
         "diagnostics": _diagnostics(posterior),
     } | scored(scores)
-    arrays = _pointwise(scores) | _predictions(predictive, data.test)
     return Unit(record, arrays, posterior.bnn if isinstance(method, MAP) else None)
 
 
@@ -186,4 +186,6 @@ def _diagnostics(posterior: AbstractPosterior) -> dict[str, Any]:
 
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
+    if isinstance(error, NotImplementedError):
+        return f"not available for this likelihood: {text or 'not implemented'}"
     return text or type(error).__name__

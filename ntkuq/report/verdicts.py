@@ -7,6 +7,10 @@ is printed with it. The rules are in `rules`; `verdict` applies them to a run do
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from ntkuq.calibration.reliability import ErrorTest, error_test
+
 from . import formats
 from .audit import findings
 from .document import Document
@@ -31,10 +35,10 @@ from .rules import (
     binomial_interval,
     choose,
     coverage_answer,
+    error_points_needed,
     points_needed,
     reliability_answer,
     shape_is_wrong,
-    two_digits_up,
 )
 
 
@@ -103,11 +107,8 @@ def _answer(document: Document, method: Mapping[str, Any], tolerance: Number) ->
         if score is None:
             return "cannot tell"
         return coverage_answer(score["hits"], score["n"], score["level"], tolerance)
-    error = score_of(method, "ece")
-    ends = error.get("interval")
-    if error.get("value") is None or not ends or None in ends:
-        return "cannot tell"
-    return reliability_answer(ends, *_bins(method), tolerance)
+    test = _error_test(method, tolerance)
+    return "cannot tell" if test is None else reliability_answer(test)
 
 
 def _method_record(
@@ -279,71 +280,71 @@ def reliability_sentence(
 ) -> str:
     """The calibration error of one classifier in words, with its interval and n."""
     score = score_of(method, "ece")
-    ends = score.get("interval")
-    if score.get("value") is None or not ends or None in ends:
+    if score.get("value") is None:
         return "calibration error not available, so the probabilities cannot be judged."
     value, n, limit = score["value"], score.get("n") or 0, formats.level(tolerance)
+    ends = [end for end in score.get("interval") or () if end is not None]
+    bracket = f" {formats.percents(ends)}" if len(ends) == 2 else ""
     fact = (
         f"stated confidence and accuracy differ by {formats.percent(value)} points"
-        f" {formats.percents(ends)} on average over {formats.plural(n, 'test point')}"
+        f"{bracket} on average over {formats.plural(n, 'test point')}"
     )
+    test = _error_test(method, tolerance)
+    if test is None:
+        return f"{fact}; without the reliability curve this cannot be judged."
+    fact += f" (by chance alone: about {formats.percent(test.chance)})"
     if answer == "yes":
-        return f"{fact}, below {limit} points."
+        return f"{fact}, too little for a true error of {limit} points."
     if answer == "cannot tell":
-        return fact + _error_points_needed(value, ends, n, tolerance)
+        return fact + _error_points_clause(method, n, tolerance)
     gap = _mean_overconfidence(method)
     if gap is None:
-        return f"{fact}, more than {limit}." if answer == "no" else f"{fact}."
+        return f"{fact}."
     direction = "too sure" if gap > 0 else "not sure enough"
     degree = "slightly " if answer == "slightly" else ""
     return f"{fact}: {degree}{direction}, by {formats.percent(abs(gap))} points net."
 
 
-def _error_points_needed(
-    value: Number, ends: Sequence[Number], n: int, tolerance: Number
-) -> str:
-    """How many points would separate the error from the tolerance, if it stays."""
-    gap = tolerance - value
-    half_width = ends[1] - value if gap > 0 else value - ends[0]
-    if gap == 0 or half_width <= 0 or n == 0:
-        return "; more points are needed for a clear answer."
-    needed = two_digits_up(n * max(1.0, (half_width / abs(gap)) ** 2))
-    if needed > 1000 * n:
-        return "; many more points are needed for a clear answer."
-    word = "yes" if gap > 0 else "no"
-    return f"; about {formats.count(needed)} are needed for a clear {word}."
+def _error_points_clause(method: Mapping[str, Any], n: int, tolerance: Number) -> str:
+    """How many points a calibrated classifier of these confidences would need."""
+    confidence, _, count = _reliability_bins(method)
+    needed = error_points_needed(confidence, count, tolerance)
+    if needed <= n:
+        return ": too near the edge of the tolerance for a clear answer."
+    if needed > 10**7:
+        return "; many more points are needed for a clear yes."
+    return f"; about {formats.count(needed)} are needed for a clear yes."
 
 
-def _bins(method: Mapping[str, Any]) -> tuple[int, int]:
-    """Bins of the reliability curve outside their band, and bins in all."""
-    curve = (method.get("curves") or {}).get("reliability")
-    if not curve:
-        return 0, 0
-    columns = ("accuracy", "lower", "upper")
+def _error_test(method: Mapping[str, Any], tolerance: Number) -> ErrorTest | None:
+    """The test of the calibration error; None where the run has no curve for it."""
+    if score_of(method, "ece").get("value") is None:
+        return None
+    confidence, accuracy, count = _reliability_bins(method)
+    if not count.size:
+        return None
+    return error_test(confidence, accuracy, count, float(tolerance))
+
+
+def _reliability_bins(
+    method: Mapping[str, Any],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean confidence, accuracy and count of the bins that hold a point."""
+    curve = (method.get("curves") or {}).get("reliability") or {}
+    columns = (curve.get(name, ()) for name in ("confidence", "accuracy", "count"))
     rows = [
-        row
-        for row in zip(*(curve[name] for name in columns), strict=True)
-        if None not in row
+        row for row in zip(*columns, strict=True) if None not in row and row[2] >= 1
     ]
-    outside = sum(not lower <= value <= upper for value, lower, upper in rows)
-    return outside, len(rows)
+    confidence, accuracy, count = np.asarray(rows, dtype=float).reshape(-1, 3).T
+    return confidence, accuracy, count
 
 
 def _mean_overconfidence(method: Mapping[str, Any]) -> Number | None:
     """Mean confidence minus accuracy over all points, from the binned curve."""
-    curve = (method.get("curves") or {}).get("reliability")
-    if not curve:
+    confidence, accuracy, count = _reliability_bins(method)
+    if not count.size:
         return None
-    columns = ("confidence", "accuracy", "count")
-    rows = [
-        row
-        for row in zip(*(curve[name] for name in columns), strict=True)
-        if None not in row
-    ]
-    total = sum(weight for _, _, weight in rows)
-    if total <= 0:
-        return None
-    return sum((c - a) * weight for c, a, weight in rows) / total
+    return float((confidence - accuracy) @ count / count.sum())
 
 
 def _remedy(document: Document, answers: Sequence[Answer], repair: str) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpyro import distributions as dist
 from scipy import stats
+from scipy.stats import binom
 
 from ntkuq.calibration import score, to_datatree
 from ntkuq.calibration.coverage import exact_interval
@@ -19,7 +20,9 @@ from ntkuq.calibration.pit import (
 )
 from ntkuq.calibration.reliability import (
     bin_index,
+    error_test,
     expected_calibration_error,
+    off_by,
     reliability_curve,
 )
 from ntkuq.posteriors.predictive import Predictive
@@ -303,6 +306,39 @@ def test_calibrated_classes_have_small_ece():
     assert s["ece"].interval[0] == 0.0
     sharp = probs**3 / np.sum(probs**3, axis=1, keepdims=True)
     assert score(Predictive.probabilities(sharp), codes)["ece"].interval[0] > 0.1
+
+
+def test_the_curve_holds_the_calibration_error():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.1, 1.0, 400)
+    correct = rng.uniform(size=400) < confidence
+    curve = reliability_curve(confidence, correct)
+    gap = np.abs(curve["accuracy"] - curve["confidence"])
+    value = expected_calibration_error(confidence, correct).value
+    np.testing.assert_allclose(gap @ curve["count"] / 400, value)
+
+
+def test_the_hardest_errors_have_the_size_asked_for():
+    confidence, count = np.array([0.4, 0.8, 0.99, 1.0]), np.array([1, 50, 200, 30])
+    found = list(off_by(confidence, count, 0.03))
+    assert len(found) == 4
+    for probability in found:
+        assert np.all((probability >= 0) & (probability <= 1))
+        size = np.abs(probability - confidence) @ count / count.sum()
+        np.testing.assert_allclose(size, 0.03, rtol=1e-9)
+    # No room upwards; sure predictions have no standard error to be in proportion to.
+    assert len(list(off_by(np.array([0.99]), np.array([9]), 0.03))) == 2
+    assert len(list(off_by(np.array([1.0]), np.array([9]), 0.03))) == 1
+
+
+def test_p_values_of_one_bin_are_binomial():
+    # One bin of 100 at 0.9: 82 right are 8 points off.
+    test = error_test(np.array([0.9]), np.array([0.82]), np.array([100]), 0.03)
+    off = np.abs(np.arange(101) / 100 - 0.9) >= 0.08 - 1e-12
+    for value, p in ((test.calibrated, 0.9), (test.within, 0.87)):
+        exact = binom.pmf(np.arange(101), 100, p)[off].sum()
+        # Three standard errors of 1000 draws.
+        assert abs(value - exact) < 3 * np.sqrt(exact * (1 - exact) / 1000)
 
 
 def test_the_order_of_the_classes_does_not_matter():

@@ -32,6 +32,14 @@ def no_arguments():
     return 3
 
 
+def broken(key):
+    raise RuntimeError("boom")
+
+
+def missing(key):
+    return {}["key"]
+
+
 constant = 3
 """
 
@@ -72,6 +80,8 @@ def here(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "nets", raising=False)
     (tmp_path / "nets.py").write_text(NETS)
+    (tmp_path / "typo.py").write_text("def build(key) return 3")
+    (tmp_path / "quits.py").write_text("raise SystemExit(7)")
     table = houses()
     write_csv(tmp_path / "houses.csv", {k: table[k] for k in list(table)[:4]})
     write_csv(

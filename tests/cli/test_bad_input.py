@@ -69,6 +69,10 @@ def test_bad_table(case, here, capsys):
         (["--prior", "NormalPrior(precision=0.0)"], ["precision > 0", "0.0"]),
         (["--weights", "net.eqx"], ["--weights", "MODEL"]),
         (["--max-time", "0"], ["--max-time"]),
+        (["--max-memory", "0"], ["--max-memory"]),
+        (["--max-memory", "nan"], ["--max-memory"]),
+        (["--data", "table.xlsx"], ["table.xlsx", ".csv", "ntkuq data"]),
+        (["--data", "table.parquet", "--target", "price"], ["table.parquet", ".csv"]),
     ],
 )
 def test_bad_flag(flags, words, here, capsys):
@@ -88,6 +92,12 @@ def test_bad_flag(flags, words, here, capsys):
         ("nets:number", ["eqx.Module", "int"]),
         ("nets:no_arguments", ["key"]),
         ("nets:wide", ["1 network output", "has 2"]),
+        ("nets.py:build", ["nets:build", "nets.py"]),
+        ("..nets:build", ["nets:build"]),
+        ("nets:broken", ["RuntimeError", "line", "nets.py", "boom"]),
+        ("nets:missing", ["KeyError", "line", "nets.py"]),
+        ("typo:build", ["SyntaxError", "line 1", "typo.py"]),
+        ("quits:build", ["SystemExit"]),
     ],
 )
 def test_bad_model(model, words, here, capsys):
@@ -95,6 +105,66 @@ def test_bad_model(model, words, here, capsys):
     message = refused(capsys, "compare", model, *flags)
     for word in words:
         assert word in message
+
+
+def test_a_defect_is_one_message_and_another_exit_code(here, capsys, monkeypatch):
+    def broken(path, *args, **kwargs):
+        raise KeyError("lost")
+
+    monkeypatch.setattr("ntkuq.data.read_predictions", broken)
+    assert main(["score", "p.csv", "--mean", "mu", "--std", "s"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: unexpected KeyError")
+    assert "--debug" in err
+
+
+def test_report_into_a_missing_directory(here, capsys):
+    flags = ["--data", "houses.csv", "--target", "price", "--out", "a", "--quiet"]
+    assert main(["compare", *flags, "--method", QUICK]) == 0
+    capsys.readouterr()
+    message = refused(capsys, "report", "a", "--to", "absent/r.md")
+    assert "cannot use absent: no such file or directory" in message
+
+
+def test_constant_up_to_rounding(here, capsys):
+    write_csv(here / "bad.csv", table(price=[3.0 + k * 1e-15 for k in range(60)]))
+    message = refused(capsys, "compare", "--data", "bad.csv", "--target", "price")
+    assert "same in every row" in message
+
+
+def test_target_with_separators_of_thousands(here, capsys):
+    cells = [f"{1234567.5 + k:,}" for k in range(60)]
+    write_csv(here / "bad.csv", table(price=cells))
+    message = refused(capsys, "compare", "--data", "bad.csv", "--target", "price")
+    assert "no separator of thousands" in message
+    write_csv(here / "bad.csv", table(area=cells))
+    message = refused(capsys, "compare", "--data", "bad.csv", "--target", "price")
+    assert "no separator of thousands" in message
+
+
+def test_too_few_rows_to_split(here, capsys):
+    write_csv(here / "two.csv", {k: v[:2] for k, v in table().items()})
+    message = refused(capsys, "compare", "--data", "two.csv", "--target", "price")
+    assert "two.csv" in message
+    assert "got 2 rows" in message
+
+
+@pytest.mark.parametrize("likelihood", ["Gaussian()", "Poisson()"])
+def test_classes_are_no_measurements(likelihood, here, capsys):
+    flags = ["--data", "kinds.csv", "--target", "kind", "--likelihood", likelihood]
+    message = refused(capsys, "compare", *flags)
+    assert "flat, house, villa" in message
+    assert "Categorical()" in message
+
+
+def test_target_that_float32_cannot_tell_apart(here, capsys):
+    far = [1e9 + value for value in table()["price"]]
+    write_csv(here / "far.csv", table(price=far))
+    flags = ["--data", "far.csv", "--target", "price"]
+    message = refused(capsys, "compare", *flags)
+    assert "--x64" in message
+    assert "subtract" in message
+    assert main(["compare", *flags, "--x64", "--dry-run"]) == 0
 
 
 def test_too_few_outputs_for_the_classes(here, capsys):
@@ -120,6 +190,8 @@ def test_weights_that_do_not_fit(here, capsys):
         assert name in message
         assert "do not fit" in message
         assert "(8, 3)" in message
+        assert "GetAttrKey" not in message
+    assert "bytes that are no array" in message
     message = refused(capsys, "compare", "nets:build", "--weights", "absent", *flags)
     assert "no weights file absent" in message
 
@@ -131,9 +203,12 @@ def test_weights_that_are_not_finite(here, capsys):
     broken = eqx.tree_at(lambda m: m.layers[0].bias, net, np.full(8, np.nan, "f"))
     eqx.tree_serialise_leaves(here / "nan.eqx", broken)
     flags = ["--data", "houses.csv", "--target", "price", "--method", "Laplace()"]
-    message = refused(capsys, "compare", "nets:build", "--weights", "nan.eqx", *flags)
-    assert "finite" in message
-    assert "bias" in message
+    for method in ("Laplace()", QUICK):
+        flags[-1] = method
+        arguments = ["nets:build", "--weights", "nan.eqx", *flags]
+        message = refused(capsys, "compare", *arguments)
+        assert "finite" in message
+        assert "bias" in message
 
 
 def test_directory_of_another_problem_is_left_alone(here, capsys):

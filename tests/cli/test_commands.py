@@ -212,3 +212,68 @@ def test_python_api_is_the_same_comparison(here, capsys):
     assert joined.scalars()["always the mean/nll"] > joined.rows()[0]["nll"]
     with pytest.raises(ValueError, match="taken"):
         joined.add("always the mean", outside)
+
+
+HOUSES = ["compare", "--data", "houses.csv", "--target", "price", "--out", "a"]
+
+
+def test_a_method_without_a_network(here, capsys):
+    assert main([*HOUSES, "--method", "GP(kernel=RBF(ard=False))", "--quiet"]) == 0
+
+
+def test_failed_training_leaves_the_other_methods(here, capsys):
+    methods = ["MAP(train=Train(1e9, steps=50))", "Laplace()", "GP(RBF(False))"]
+    flags = [part for text in methods for part in ("--method", text)]
+    assert main([*HOUSES, *flags, "--quiet"]) == 3
+    found = json.loads((here / "a" / "run.json").read_text())["methods"]
+    assert [m["status"] for m in found] == ["failed", "failed", "done"]
+    assert "training failed" in found[1]["reason"]
+
+
+def test_the_plan_binds_the_training_too(here, capsys):
+    flags = ["--method", QUICK, "--method", "Laplace()", "--max-memory", "1e-6"]
+    assert main([*HOUSES, *flags, "--quiet"]) == 3
+    found = json.loads((here / "a" / "run.json").read_text())["methods"]
+    assert [m["status"] for m in found] == ["skipped", "skipped"]
+
+
+def test_constant_up_to_rounding_is_named(here, capsys):
+    rows = houses()
+    rows["flat"] = 1e6 + 1e-6 * rows["noise"]
+    write_csv(here / "houses.csv", {k: v for k, v in rows.items() if k != "kind"})
+    assert main([*HOUSES, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "standardized to zero): flat" in out
+    assert "60 rows" not in out
+
+
+def test_remarks_on_the_target_and_the_weights(here, capsys):
+    import nets
+
+    rows = houses()
+    rows["price"] = np.round(rows["price"] / 40)
+    write_csv(here / "houses.csv", {k: v for k, v in rows.items() if k != "kind"})
+    eqx.tree_serialise_leaves(here / "net.eqx", nets.build(jax.random.key(0)))
+    flags = ["nets:build", "--weights", "net.eqx", "--dry-run", "--method"]
+    assert main([*HOUSES, *flags, QUICK]) == 0
+    out = capsys.readouterr().out
+    assert "different whole numbers" in out
+    assert "net.eqx go unused" in out
+    assert "plan   1 method," in out
+    assert main([*HOUSES, *flags, "MAP(train=None)"]) == 0
+    assert "go unused" not in capsys.readouterr().out
+
+
+def test_a_feature_name_with_a_comma(here, capsys):
+    rows = houses()
+    table = {"area, m2": rows["area"], "age": rows["age"], "price": rows["price"]}
+    write_csv(here / "houses.csv", table)
+    assert main([*HOUSES, "--dry-run", "--features", 'age,"area, m2"']) == 0
+
+
+def test_listed_columns_of_probabilities(here, capsys):
+    table = {"y": ["b", "a"], "p_a": [0.3, 0.6], "p_b": [0.7, 0.4]}
+    write_csv(here / "p.csv", table)
+    assert main(["score", "p.csv", "--prob", "p_a,p_b", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["scores"]["accuracy"]["value"] == 1.0

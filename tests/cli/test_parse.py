@@ -1,5 +1,7 @@
 """Methods as text: read without `eval`, written back the same."""
 
+import functools as ft
+
 import jax
 import optax
 import pytest
@@ -43,7 +45,19 @@ def test_fields_may_be_positional_and_parentheses_left_out():
         ("Laplac()", r"'Laplac' is not a known strategy; did you mean Laplace\?"),
         ("Laplace(struct=KFAC())", r"no field 'struct'; did you mean structure\?"),
         ("DeepEnsemble(size=1)", r"expected size >= 2, got 1"),
-        ("DeepEnsemble(size='x')", r"expected size= a number, got 'x'"),
+        ("DeepEnsemble(size='x')", r"expected size= a whole number, got 'x'"),
+        ("DeepEnsemble(size=2.5)", r"expected size= a whole number, got 2\.5"),
+        ("DeepEnsemble(size=None)", r"expected size= a whole number, got None"),
+        ("DeepEnsemble(2, size=3)", r"size is given twice"),
+        ("Laplace(**{'structure': 1})", r"cannot use '\*\*'"),
+        ("MAP(), GP()", r"expected one method; repeat the flag"),
+        ("Laplace(structure=LastLayer())", r"structure= a strategy such as"),
+        ("Laplace(subset=KFAC())", r"subset= a strategy such as All"),
+        ("NTKGP(kernel=RBF())", r"kernel= a strategy such as Analytic"),
+        ("MAP(train=KFAC())", r"expected train= a strategy such as Train"),
+        ("MAP(rounds=1.5)", r"expected rounds= a whole number"),
+        ("RBF(ard=3)", r"expected ard= True or False or None, got 3"),
+        ("Gaussian(scale='x')", r"expected scale= a number"),
         ("Laplace(structure=3)", r"expected structure= a strategy such as Full"),
         ("DeepEnsemble(1, 2, 3)", r"takes at most 2 arguments \(size, train\), got 3"),
         ("__import__('os').system('true')", r"cannot use|not a known strategy"),
@@ -84,3 +98,47 @@ def test_identity_tells_functions_apart():
 def test_identity_sees_arrays():
     one, two = (nq.Gaussian(jax.numpy.asarray(s)) for s in (1.0, 2.0))
     assert identity(one) != identity(two)
+
+
+def test_identity_sees_closures_partials_defaults_and_optimizer_state():
+    def pick(i):
+        return lambda m: m.layers[i]
+
+    def get(i, m):
+        return m.layers[i]
+
+    def two(i, m):
+        return (lambda: m.layers[1])() if i else (lambda: m.layers[2])()
+
+    def three(i, m):
+        return (lambda: m.layers[1])() if i else (lambda: m.layers[3])()
+
+    adam = optax.inject_hyperparams(optax.adam)
+    pairs = [
+        (nq.Select(pick(0)), nq.Select(pick(1))),
+        (nq.Select(ft.partial(get, 0)), nq.Select(ft.partial(get, 1))),
+        (nq.Select(lambda m, i=0: m.layers[i]), nq.Select(lambda m, i=1: m.layers[i])),
+        (nq.Select(ft.partial(two, 0)), nq.Select(ft.partial(three, 0))),
+        (nq.Select(jax.jit(pick(0))), nq.Select(jax.jit(pick(1)))),
+        (nq.Train(adam(1e-3)), nq.Train(adam(1e-1))),
+        (
+            nq.Train(optax.noisy_sgd(1e-2, key=jax.random.key(0))),
+            nq.Train(optax.noisy_sgd(1e-2, key=jax.random.key(1))),
+        ),
+    ]
+    for one, other in pairs:
+        assert identity(one) != identity(other)
+        assert identity(one) == identity(one)
+    assert identity(nq.Select(pick(0))) == identity(nq.Select(pick(0)))
+
+
+def test_identity_of_an_opaque_callable_is_its_own():
+    class Pick:
+        def __init__(self, layer):
+            self.layer = layer
+
+        def __call__(self, model):
+            return model.layers[self.layer]
+
+    one, other = Pick(0), Pick(1)
+    assert identity(nq.Select(one)) != identity(nq.Select(other))

@@ -103,6 +103,91 @@ def test_plan_of_a_scan_counts_its_length():
     assert 5 * short < long < 10 * short
 
 
+class Weighted(eqx.Module):
+    """A head whose weight is computed before the hidden layer is."""
+
+    hidden: eqx.nn.Linear
+    w: jax.Array
+    s: jax.Array
+
+    def __call__(self, x):
+        return (self.w * self.s) @ jnp.tanh(self.hidden(x))
+
+
+class Convolved(eqx.Module):
+    hidden: eqx.nn.Linear
+    head: eqx.nn.Conv1d
+
+    def __call__(self, x):
+        return self.head(jnp.tanh(self.hidden(x))[None]).ravel()
+
+
+class Rowwise(eqx.Module):
+    """A head applied at each of T positions, its bias with it."""
+
+    hidden: eqx.nn.Linear
+    head: eqx.nn.Linear
+
+    def __call__(self, x):
+        return jax.vmap(self.head)(jnp.tanh(jax.vmap(self.hidden)(x))).mean(0)
+
+
+class Scaled(eqx.Module):
+    head: eqx.nn.Linear
+    scale: jax.Array
+
+    def __call__(self, x):
+        return self.scale * self.head(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mlp", (4, 5)),
+        ("sequential", (2,)),
+        ("inner vmap", (2, 3)),
+        ("right", (1,)),
+        ("twice", (0, 1)),
+        ("jitted", (2, 3)),
+        ("gru", (4, 5)),
+        ("lenet", (4, 5)),
+        ("attention", (8, 9)),
+        ("prelu", (3, 4)),
+    ],
+)
+def test_the_last_layer_is_the_last_matrix_and_what_is_added(name, expected):
+    model, x, _ = NETWORKS[name]
+    assert find_sites(model, x[0]).last() == expected
+
+
+def test_a_head_at_each_position_has_its_bias():
+    hidden, head = eqx.nn.Linear(4, 6, key=KEY), eqx.nn.Linear(6, 2, key=KEY)
+    plan = find_sites(Rowwise(hidden, head), normal(3, 4))
+    assert plan.last() == (2, 3)
+    assert 3 in plan.generic
+
+
+@pytest.mark.parametrize("kind", ["weighted", "convolved", "scaled"])
+def test_a_head_that_is_no_matrix_is_not_replaced_by_an_earlier_layer(kind):
+    hidden = eqx.nn.Linear(4, 6, key=KEY)
+    model, shape = {
+        "weighted": (Weighted(hidden, normal(2, 6), normal(2, 1)), r"\(2, 6\), \(2, 1"),
+        "convolved": (Convolved(hidden, eqx.nn.Conv1d(1, 1, 5, key=KEY)), r"\(1, 1, 5"),
+        "scaled": (Scaled(hidden, normal(6)), r"\(6,\)"),
+    }[kind]
+    plan = find_sites(model, normal(4))
+    assert any(site.kind == "dense" for site in plan.sites)
+    with pytest.raises(ValueError, match=shape + r".*use Select\(where\)"):
+        plan.last()
+
+
+@pytest.mark.parametrize("name", ["tied", "weight norm", "norms", "constant"])
+def test_a_network_without_a_last_matrix_is_named(name):
+    model, x, _ = NETWORKS[name]
+    with pytest.raises(ValueError, match=r"use Select\(where\)"):
+        find_sites(model, x[0]).last()
+
+
 def test_other_quax_types_keep_working():
     from quax import quaxify
     from quax.examples.lora import loraify

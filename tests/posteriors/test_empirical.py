@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 from ntkuq.data import Dataset
 from ntkuq.models import BNN, Gaussian, NormalPrior
 from ntkuq.models.hyperparameters import Fixed, MarginalLikelihood
+from ntkuq.posteriors import empirical
 from ntkuq.posteriors.empirical import fit_empirical
 from tests.oracle import dense as oracle
 from tests.posteriors.problems import blocks_of, precision, problem, reference
@@ -25,10 +26,10 @@ def double():
 
 
 @functools.cache
-def pieces():
+def pieces(name="gaussian"):
     """Mean function and kernel of the linearized network with a unit prior factor."""
-    bnn, data, new = problem("gaussian")
-    j, _, _, star = reference("gaussian")
+    bnn, data, new = problem(name)
+    j, _, _, star = reference(name)
     sigma = 1.0 / precision(bnn)
     theta = oracle.ravel(bnn.model)
     f = np.ravel(oracle.outputs(bnn.model, jnp.asarray(data.x)))
@@ -89,6 +90,46 @@ def test_evidence_is_maximal_over_precision_and_noise():
     assert value == pytest.approx(-found.fun, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["gaussian", "two outputs"])
+def test_errors_are_those_of_the_dense_evidence(name):
+    bnn, data, _ = problem(name)
+    residual, _, kernel, _, _ = (jnp.asarray(part) for part in pieces(name))
+    posterior = fit_empirical(bnn, data, MarginalLikelihood())
+    precision, *noise = posterior.hyperparameters
+    scale = jnp.broadcast_to(jnp.asarray(bnn.likelihood.scale), data.y.shape).reshape(
+        -1
+    )
+
+    def log_evidence(logs):
+        tau, factor = jnp.exp(logs)
+        a = kernel / tau + jnp.diag((factor * scale) ** 2)
+        _, log_det = jnp.linalg.slogdet(a)
+        return -0.5 * (residual @ jnp.linalg.solve(a, residual) + log_det)
+
+    factor = noise[0].value / np.ravel(bnn.likelihood.scale)[0]
+    at = jnp.log(jnp.asarray([precision.value, factor]))
+    errors = jnp.sqrt(jnp.diag(jnp.linalg.inv(-jax.hessian(log_evidence)(at))))
+    assert precision.se / precision.value == pytest.approx(float(errors[0]), rel=1e-6)
+    for one in noise:
+        assert one.se / one.value == pytest.approx(float(errors[1]), rel=1e-6)
+
+
+def test_what_did_not_converge_is_said(monkeypatch):
+    bnn, data, _ = problem("gaussian")
+    for tune in (Fixed(), MarginalLikelihood()):
+        assert fit_empirical(bnn, data, tune).diagnostics["converged"] is True
+    monkeypatch.setattr(empirical, "GAUSSIAN_ROUNDS", 2)
+    cut = fit_empirical(bnn, data, MarginalLikelihood()).diagnostics
+    assert (cut["rounds"], cut["converged"]) == (2, False)
+
+    bnn, data, _ = problem("poisson")
+    data = data.take(np.arange(11))  # a shape of its own: compiled with these STEPS
+    monkeypatch.setattr(empirical, "STEPS", 1)
+    short = fit_empirical(bnn, data, Fixed()).diagnostics
+    assert short["converged"] is False
+    assert short["residual"] > empirical.TOLERANCE
+
+
 def test_a_linear_network_is_bayesian_linear_regression():
     rng = np.random.default_rng(2)
     x, new = rng.standard_normal((10, 3)), rng.standard_normal((4, 3))
@@ -120,6 +161,7 @@ def test_other_likelihoods_reach_the_mode_of_the_linearized_network(name):
     shift = np.concatenate(posterior.shift)
     gradient = jax.grad(log_joint)(jnp.asarray(shift))
     hessian = -jax.hessian(log_joint)(jnp.asarray(shift))
+    assert posterior.diagnostics["converged"] is True
     # a Newton step from there would gain less than 1e-7 nats
     assert 0.5 * gradient @ np.linalg.solve(hessian, gradient) < 1e-7
     # the covariance takes H at the optimum of the round before, here the same one

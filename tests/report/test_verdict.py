@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from ntkuq.calibration.reliability import ErrorTest, error_test, reliability_curve
 from ntkuq.report.audit import findings
 from ntkuq.report.methods import differences, distinct_labels
 from ntkuq.report.rules import (
@@ -14,6 +15,7 @@ from ntkuq.report.rules import (
     binomial_interval,
     choose,
     coverage_answer,
+    error_points_needed,
     points_needed,
     reliability_answer,
     shape_is_wrong,
@@ -74,11 +76,89 @@ def test_no_points_tell_nothing():
 
 
 def test_reliability_rule():
-    assert reliability_answer((0.0, 0.02), 0, 10) == "yes"
-    assert reliability_answer((0.04, 0.06), 0, 10) == "no"
-    assert reliability_answer((0.01, 0.06), 1, 10) == "cannot tell"
-    assert reliability_answer((0.01, 0.06), 3, 10) == "slightly"
-    assert reliability_answer((0.01, 0.06), 0, 0) == "cannot tell"
+    def answer(calibrated, within, beyond):
+        return reliability_answer(ErrorTest(0.01, calibrated, within, beyond))
+
+    assert answer(0.3, 0.9, 0.04) == "yes"
+    assert answer(0.01, 0.9, 0.04) == "yes"
+    assert answer(0.0, 0.04, 1.0) == "no"
+    assert answer(0.04, 0.06, 0.9) == "slightly"
+    assert answer(0.3, 0.9, 0.06) == "cannot tell"
+
+
+REPETITIONS = 250
+MOST_WRONG = 0.05 + 3 * np.sqrt(0.05 * 0.95 / REPETITIONS)
+
+
+def _reliability_answers(n, shift):
+    """Shares of answers; shift moves the accuracy away from confidences U(0.3, 1)."""
+    rng = np.random.default_rng(n)
+    found = dict.fromkeys(("yes", "no", "slightly", "cannot tell"), 0.0)
+    for _ in range(REPETITIONS):
+        confidence = rng.uniform(0.3, 1.0, n)
+        correct = rng.uniform(size=n) < shift(confidence)
+        curve = reliability_curve(confidence, correct)
+        columns = (curve[name] for name in ("confidence", "accuracy", "count"))
+        found[reliability_answer(error_test(*columns, 0.03))] += 1 / REPETITIONS
+    return found
+
+
+def _in_the_top_bin(confidence):
+    top = confidence > 14 / 15
+    return confidence - np.where(top, 0.03 / max(top.mean(), 0.03), 0.0)
+
+
+@pytest.mark.parametrize("n", [100, 500])
+def test_calibrated_classes_are_rarely_blamed(n):
+    found = _reliability_answers(n, lambda c: c)
+    assert found["no"] <= MOST_WRONG
+    assert found["no"] + found["slightly"] <= MOST_WRONG
+
+
+@pytest.mark.parametrize("n", [100, 500])
+def test_error_at_the_tolerance_is_neither_yes_nor_no(n):
+    found = _reliability_answers(n, lambda c: c - 0.03)
+    assert found["no"] <= MOST_WRONG
+    assert found["yes"] <= MOST_WRONG
+
+
+def test_error_in_one_bin_is_not_judged_by_its_size_there():
+    # A tenth of the points carry all of an error of 3 points. The law of the likeliest
+    # errors holds for many points; at 500 it is a little off, but not by a factor.
+    found = _reliability_answers(500, _in_the_top_bin)
+    assert found["no"] <= 0.15
+    assert found["yes"] <= MOST_WRONG
+
+
+def test_large_errors_are_found():
+    found = _reliability_answers(500, lambda c: c - 0.10)
+    assert found["no"] > 0.6
+    assert found["yes"] == 0
+
+
+def test_points_needed_give_calibrated_classes_their_yes():
+    confidence, count = np.array([0.7, 0.9, 0.98]), np.array([1.0, 2.0, 5.0])
+    n = error_points_needed(confidence, count)
+    sizes = np.rint(n * count / count.sum()).astype(int)
+    rng = np.random.default_rng(0)
+    yes = [
+        reliability_answer(
+            error_test(confidence, rng.binomial(sizes, confidence) / sizes, sizes, 0.03)
+        )
+        == "yes"
+        for _ in range(200)
+    ]
+    # Three standard errors of 0.8 from 200 repetitions.
+    assert abs(np.mean(yes) - 0.8) < 0.085
+
+
+def test_a_document_without_reliability_curve_cannot_tell(classification):
+    document = copy.deepcopy(classification)
+    for method in document["methods"]:
+        method["curves"] = None
+    lines = [r for r in verdict(document) if r["code"] == "reliability"]
+    assert {line["answer"] for line in lines} == {"cannot tell"}
+    assert all("without the reliability curve" in line["sentence"] for line in lines)
 
 
 def test_shape_rule():

@@ -88,6 +88,8 @@ class Compare(Common):
         return Path("runs") / stem
 
     def interrupted(self) -> str:
+        if self.dry_run:
+            return "interrupted"
         return (
             f"interrupted; finished methods are kept in {self.folder()}. Run the same "
             "command again to go on."
@@ -108,7 +110,8 @@ class Compare(Common):
         from ntkuq.report import Limits, compare, terminal
         from ntkuq.report.run import show_plan
 
-        if self.max_time <= 0 or (self.max_memory or 1) <= 0:
+        memory = 1.0 if self.max_memory is None else self.max_memory
+        if not (self.max_time > 0 and memory > 0):
             raise UsageError(
                 f"expected --max-time and --max-memory > 0, got {self.max_time} and "
                 f"{self.max_memory}"
@@ -121,7 +124,7 @@ class Compare(Common):
             data = problem.load_data(self)
         notes = [str(w.message) for w in caught]
         methods = problem.load_methods(self)
-        bnn, remarks = problem.load_bnn(self, data)
+        bnn, remarks = problem.load_bnn(self, data, methods)
         notes += remarks
         limits = Limits(
             self.max_time, None if self.max_memory is None else 1e9 * self.max_memory
@@ -158,8 +161,8 @@ class Compare(Common):
                 f"\nreport {report}   (run the same command again to resume or extend)",
                 markup=False,
             )
-        failed = [m for m in result.document["methods"] if m["status"] == "failed"]
-        return 3 if failed else 0
+        statuses = [method["status"] for method in result.document["methods"]]
+        return 3 if "failed" in statuses or "done" not in statuses else 0
 
 
 def _plain(value: Any) -> Any:

@@ -171,12 +171,6 @@ def _fit(
     method: GP | NNGP | NTKGP, make: Any, bnn: BNN, data: Dataset, key: Array
 ) -> GaussianPosterior | LatentPosterior:
     bnn = bnn.prepare(data)
-    for what in ("noise_scale", "weight"):
-        if getattr(data, what) is not None:
-            raise ValueError(
-                f"{type(method).__name__}: Dataset.{what} is not supported; leave it "
-                "out, or use another method"
-            )
     if isinstance(bnn.likelihood, Gaussian):
         return _fit_gaussian(method, make, bnn, data, key)
     if not latent.supports(bnn.likelihood, bnn.outputs(data)):

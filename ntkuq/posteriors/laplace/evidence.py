@@ -7,6 +7,9 @@ s0, q = theta*^T L0 theta*, and noise factor v,
 
 with t = 1 / (tau v^2) (MacKay 1992; Immer et al. 2021, arXiv 2104.04975). For a given t
 the best v has a closed form, v^2 = (m + q / t) / NC, so that the search is over log t.
+
+The standard errors come from the Hessian of log Z. Where theta* is not fixed but is the
+optimum for each tau and v, `standard_errors` takes that into account.
 """
 
 from __future__ import annotations
@@ -91,7 +94,7 @@ def maximize(fit: Fit, curvature: AbstractCurvature) -> Tuned:
     log_t, at_bound = _minimize(loss, scan=curvature.cheap)
     tau, noise = split(log_t)
     first, second = curvature.slopes(log_t)
-    errors = _errors(fit, tau, noise, second)
+    errors = standard_errors(fit, tau, noise, second)
     return Tuned(tau, noise, *errors, at_bound, -loss(log_t), first)
 
 
@@ -126,18 +129,33 @@ def _bracket(loss: Callable[[float], float]) -> tuple[float, float]:
         points[missing[0]] = loss(missing[0])
 
 
-def _errors(
-    fit: Fit, tau: float, noise: float, bend: float
+def standard_errors(
+    fit: Fit, tau: float, noise: float, bend: float, drift: float = 0.0
 ) -> tuple[float | None, float | None]:
     """Standard errors of log tau and log v from the Hessian of the evidence.
 
-    log t = -log tau - 2 log v, so d2/dlogtau2 = -tau q / 2 - L''/2, and so on.
+    log t = -log tau - 2 log v, so d2/dlogtau2 = -tau q / 2 - L''/2, and so on. Where
+    theta maximizes the log joint at each tau and v, it moves by -Sigma u with log tau,
+    u = tau L0 theta, and by -2 Sigma u with log v (at the optimum u is also the gradient
+    of the log-likelihood over v^2). That adds c = u^T Sigma u to d2/dlogtau2, 4 c to
+    d2/dlogv2 and 2 c to the mixed derivative: exact where H does not depend on theta.
+
+    Args:
+        fit: at theta, for this tau and noise.
+        tau: the precision factor.
+        noise: the noise factor v.
+        bend: L'', the second derivative of log det(I + t L0^-1 G) in log t.
+        drift: c; 0 where theta is fixed.
+
+    Returns:
+        `None` for what has no error: the noise where it is no parameter, both where
+        the evidence does not bend down.
     """
-    a = 0.5 * tau * fit.quadratic + 0.5 * bend
+    a = 0.5 * tau * fit.quadratic + 0.5 * bend - drift
     if fit.misfit is None:
         return (a**-0.5 if a > 0 else None), None
-    b = 2 * fit.misfit / noise**2 + 2 * bend
-    cross = bend
+    b = 2 * fit.misfit / noise**2 + 2 * bend - 4 * drift
+    cross = bend - 2 * drift
     det = a * b - cross**2
     if not (a > 0 and det > 0):
         return None, None

@@ -1,4 +1,4 @@
-"""What does it cost? Time, memory, and the trade against the score."""
+"""What does it cost? Time, and the trade against the score."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,29 +12,30 @@ from .words import fit_time, lacking, sentences, status_note
 
 
 def cost_section(document: Document) -> Section:
-    """Time and memory, as a table and against the score."""
+    """Time, as a table and against the score."""
     labels = distinct_labels(document)
     rows = tuple(
         _cost_row(label, method)
         for label, method in zip(labels, document["methods"], strict=True)
     )
     table = Table(
-        "Time and memory on the device of this run. Fitting a method that starts from"
-        " the trained network does not include training it.",
+        "Time on the device of this run. Where the network was trained in this run, the"
+        " time to fit includes training it for every method that uses its weights, or"
+        " the prior precision and noise that the training fitted.",
         (
             "Method",
             "Time to fit",
+            "of it after training",
             "Time to predict",
             "Per point",
-            "Forward passes per prediction",
-            "Peak memory",
+            "Multiple of one network",
         ),
         rows,
     )
     return Section(
         "cost",
         "What does it cost?",
-        "How much time and memory does each method take?",
+        "How much time does each method take?",
         (table, _cost_block(document)),
     )
 
@@ -46,7 +47,7 @@ def _cost_row(label: str, method: Mapping[str, Any]) -> Row:
     unmeasured = f"{formats.MISSING} (not measured)"
     predict, points = cost.get("predict_seconds"), cost.get("predict_points")
     each = formats.seconds(predict / points) if predict and points else unmeasured
-    relative, peak = cost.get("relative_forward"), cost.get("peak_bytes")
+    relative, own = cost.get("relative_forward"), cost.get("after_training_seconds")
     total = unmeasured
     if predict is not None:
         total = formats.seconds(predict)
@@ -55,10 +56,10 @@ def _cost_row(label: str, method: Mapping[str, Any]) -> Row:
         label,
         (
             fit_time(method),
+            "all" if own is None else formats.seconds(own),
             total,
             each,
-            unmeasured if relative is None else formats.number(relative),
-            unmeasured if peak is None else formats.size(peak),
+            unmeasured if relative is None else f"{formats.number(relative)} ×",
         ),
     )
 
