@@ -19,6 +19,7 @@ from .models import (
     BNN as BNN,
     Bernoulli as Bernoulli,
     Categorical as Categorical,
+    FanInPrior as FanInPrior,
     Fixed as Fixed,
     Gaussian as Gaussian,
     HeteroscedasticGaussian as HeteroscedasticGaussian,
@@ -30,6 +31,7 @@ from .models import (
     Standardize as Standardize,
     Train as Train,
 )
+from .optimization import regime as regime
 from .posteriors import (
     GP as GP,
     KFAC as KFAC,

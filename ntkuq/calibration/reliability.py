@@ -119,12 +119,12 @@ def error_test(
 ) -> ErrorTest:
     r"""Test the calibration error against zero and against a tolerance.
 
-    The observed $\sum_b w_b |a_b - c_b|$, with $w_b = n_b / n$, is compared with that of
-    test sets drawn with $n_b a_b \sim \mathrm{Binomial}(n_b, c_b + e_b)$. Zero:
+    The observed $\sum_b w_b |a_b - c_b|$, with $w_b = n_b / n$, is compared with that
+    of test sets drawn with $n_b a_b \sim \mathrm{Binomial}(n_b, c_b + e_b)$. Zero:
     $e_b = 0$. Within: the largest p-value of $e_b = 0$, of $e_b = \pm$ tolerance (cut
     off where a probability ends) and of the likeliest errors with
-    $\sum_b w_b |e_b| =$ tolerance, which are the observed ones shrunk towards 0. Beyond:
-    the largest p-value of errors with that sum that are equal in all bins or
+    $\sum_b w_b |e_b| =$ tolerance, which are the observed ones shrunk towards 0.
+    Beyond: the largest p-value of errors with that sum that are equal in all bins or
     proportional to the bin's standard error; those are the hardest to see. The binomial
     law ignores the spread of confidences inside a bin, which would make the draws vary
     by a few per cent less. The same numbers on every run.

@@ -324,10 +324,11 @@ def _meetings(
     A value is made of data (`None`), or else of the leaves in a set.
     """
     made = dict(zip(program.invars, inputs, strict=True))
+    none = frozenset[int]()
 
     def look(atom) -> frozenset[int] | None:
-        constant = isinstance(atom, core.Literal) or atom not in made
-        return frozenset() if constant else made[atom]
+        # literals and constants are made of no leaves
+        return none if isinstance(atom, core.Literal) else made.get(atom, none)
 
     uses: list[Use] = []
     for equation in program.eqns:
@@ -336,7 +337,7 @@ def _meetings(
             inner, out = _meetings(equation.params["jaxpr"].jaxpr, given)
             uses += inner
         else:
-            met = frozenset[int]().union(*(one for one in given if one is not None))
+            met = none.union(*(one for one in given if one is not None))
             data = any(one is None for one in given)
             if data and met:
                 added = equation.primitive in (primitives.add_p, primitives.sub_p)

@@ -18,7 +18,7 @@ class Network(eqx.Module):
 
     Args:
         build: key -> `eqx.Module`; one example in, outputs out. Needed by methods that
-            train from scratch (`MAP`, `DeepEnsemble`, `NUTS`).
+            train from scratch (`MAP`, `DeepEnsemble`). Dropout is off throughout.
         trained: the trained module. Needed by methods that linearize (`Laplace`,
             `NTKGP(Empirical())`).
 
@@ -53,7 +53,8 @@ class Network(eqx.Module):
                 f"eqx.Module); got a trained {type(self.trained).__name__}, whose "
                 "copies would share one initialization: use Network(build, trained=…)"
             )
-        return self.build(key)
+        # dropout and the like stay off, in training too: one forward pass, no key
+        return eqx.nn.inference_mode(self.build(key))
 
 
 def as_network(value: PyTree) -> Network:

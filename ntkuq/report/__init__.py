@@ -7,8 +7,9 @@ from . import figures, html, markdown, tables, terminal
 from .catalog import default_methods
 from .comparison import Comparison
 from .document import SCHEMA, Document, DocumentError, dumps, load, validate
+from .limits import Limits
 from .progress import AbstractProgress, Silent
-from .run import Limits, compare
+from .run import compare
 from .verdicts import verdict
 from .views import write
 

@@ -51,7 +51,7 @@ def _hyperparameter_findings(
 ) -> tuple[Finding, ...]:
     return tuple(
         Finding(
-            "issue",
+            "tip",
             label,
             f"{plain(h['name'])} stopped at its search bound,"
             f" {formats.number(h['value'])}: widen the search or check the prior",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from ntkuq.data import Dataset
 from ntkuq.kernels import RBF, Analytic, Empirical
@@ -54,6 +55,22 @@ def label(method: AbstractMethod) -> str:
     ('DeepEnsemble(size=3)', 'Laplace(structure=KFAC())')
     """
     return constructor(method)
+
+
+def labelled(methods: Iterable[AbstractMethod]) -> dict[str, AbstractMethod]:
+    """Methods by their labels; equal labels are numbered, so that none is lost.
+
+    >>> list(labelled([DeepEnsemble(size=3), DeepEnsemble(size=3)]))
+    ['DeepEnsemble(size=3)', 'DeepEnsemble(size=3) #2']
+    """
+    found: dict[str, AbstractMethod] = {}
+    for method in methods:
+        name = first = label(method)
+        number = 2
+        while name in found:
+            name, number = f"{first} #{number}", number + 1
+        found[name] = method
+    return found
 
 
 def slug(text: str) -> str:

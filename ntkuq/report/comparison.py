@@ -56,7 +56,7 @@ def judged(
             "best": next(d.label for d in differences if d.is_best),
             "differences": [d.to_dict() for d in differences],
         }
-        found["verdict"] = verdict(found)
+    found["verdict"] = verdict(found)
     return found
 
 

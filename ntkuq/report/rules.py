@@ -17,7 +17,7 @@ TOLERANCE = 0.03  # how far coverage or calibration error may be off
 
 LEVEL = 0.90  # the intervals that the verdict judges
 
-ALPHA = 0.05  # chance of each wrong answer on the calibration error
+ALPHA = 0.05  # a calibration error with a smaller p-value is not due to chance
 
 SHAPE_P = 0.01  # a uniformity test below this is a wrong shape
 
@@ -44,22 +44,22 @@ RULES: Mapping[str, str] = {
     ),
     "reliability": (
         "The expected calibration error is compared with simulated test sets of the"
-        " same size and confidences, at 5 %. No: larger than if every confidence were"
-        " off by {tolerance} points, up or down, and than for the likeliest errors of"
-        " {tolerance} points on average. Yes: smaller than for an error of {tolerance}"
-        " points, whether equal in all bins or where it is hardest to see. Slightly:"
-        " neither, but larger than without any error. Otherwise: cannot tell. Points"
-        " needed: for a calibrated method to get its yes with"
-        f" {100 * POWER:.0f} % chance. The interval shown decides nothing. Points are"
-        " taken as independent."
+        " same size and confidences. No: larger than in 95 % of those in which every"
+        " confidence is off by {tolerance} points, up or down, and of those with the"
+        " likeliest errors of {tolerance} points on average. Yes: smaller than in 95 %"
+        " of those with an error of {tolerance} points, equal in all bins or placed"
+        " where it is hardest to see. Slightly: neither, but larger than in 95 % of"
+        " those without error. Otherwise: cannot tell. Points needed: for a calibrated"
+        f" method to get its yes with {100 * POWER:.0f} % chance. The interval shown"
+        " decides nothing. Points are taken as independent."
     ),
     "shape": (
         "Fires when the test of uniform probability integral transforms has"
         f" p < {SHAPE_P} although the coverage is not judged “no”."
     ),
     "audit": (
-        "Issues: failed methods, hyper-parameters at a search bound, scores that are"
-        " not finite. Tips: remarks on the data, skipped methods, cautions of the"
+        "Issues: failed methods, scores that are not finite. Tips: remarks on the data,"
+        " skipped methods, hyper-parameters at a search bound, cautions of the"
         " comparison, jitter added to a factorization. No if there is an issue,"
         " slightly if there are only tips."
     ),

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,34 +13,19 @@ from jaxtyping import Array
 
 import ntkuq
 from ntkuq.data import Dataset, Split, Store, digest, write_bytes, write_json
+from ntkuq.data.npz import pack as pack_arrays
 from ntkuq.kernels import Empirical
-from ntkuq.models import BNN, Gaussian, identity, parameters
-from ntkuq.posteriors import (
-    MAP,
-    NTKGP,
-    AbstractMethod,
-    DeepEnsemble,
-    Estimate,
-    Laplace,
-    estimate,
-)
+from ntkuq.models import BNN, MarginalLikelihood, identity
+from ntkuq.posteriors import GP, MAP, NNGP, NTKGP, AbstractMethod, Estimate
 from ntkuq.report import catalog
 from ntkuq.report.comparison import Comparison, assemble
 from ntkuq.report.document import Document
+from ntkuq.report.limits import Limits, make_plan
 from ntkuq.report.problem import description, problem
 from ntkuq.report.progress import AbstractProgress, Silent
 from ntkuq.report.provenance import provenance
+from ntkuq.report.stored import pack, unpack
 from ntkuq.report.units import Unit, empty_record, run_unit
-
-
-class Limits(NamedTuple):
-    """What one method may cost by its estimate; a method beyond it is skipped.
-
-    seconds: time to fit. bytes: peak memory; `None` for four fifths of what is free.
-    """
-
-    seconds: float = 1800.0
-    bytes: float | None = None
 
 
 #: The limits and the listener of a comparison unless others are given.
@@ -66,8 +48,9 @@ def compare(
     """Fit every method to `data.train`, score it on `data.test`, compare in pairs.
 
     An untrained network is trained once, by the first `MAP` among the methods (or
-    `MAP()`): the methods that linearize share it, and all methods share the prior
-    precision and noise that it fitted.
+    `MAP()`): the methods that linearize share it, and with the ensemble they share the
+    prior precision and noise that it fitted. A network that is trained already is
+    used as it is; `MAP(train=None)` among the methods fits precision and noise to it.
 
     Args:
         bnn: the problem.
@@ -92,18 +75,17 @@ def compare(
     named = _named(methods, bnn, _check_split(data).train)
     prepared = bnn.prepare(data.train)
     _check_test(prepared, data)
-    seed = int(jax.random.key_data(key)[-1])
+    seed = int.from_bytes(np.asarray(jax.random.key_data(key), ">u4").tobytes())
     store = _open(out, bnn, data)
     entry = problem(bnn, data, tuple(warnings))
-    plan = _plan(named, prepared, data.train, limits)
+    plan = make_plan(named, prepared, data.train, limits)
     progress.plan(plan, entry)
     run = _Run(data, store, progress, fresh, seed, key)
     base, trainer = _train(run, named, prepared, plan)
-    units = {}
+    units: dict[str, Unit] = {}
     for name, method in named.items():
-        reason = plan[name]
-        status = "skipped"
-        if not isinstance(reason, str) and _needs_network(method) and trainer.failure:
+        reason, status = plan[name], "skipped"
+        if not isinstance(reason, str) and not _independent(method) and trainer.failure:
             reason = trainer.failure
             status = "skipped" if trainer.unit is None else "failed"
         if trainer.unit is not None and name == trainer.name:
@@ -111,11 +93,11 @@ def compare(
         elif isinstance(reason, str):
             units[name] = Unit(empty_record(name, method, seed, status, reason), {})
             progress.finish(name, units[name].record, reused=False)
+        elif _independent(method):
+            units[name] = run.unit(name, method, prepared)
         else:
-            shared = trainer.text if _needs_network(method) else None
-            units[name] = run.unit(name, method, base, shared)
-    if not bnn.trained:
-        _share_training(named, units, trainer)
+            units[name] = run.unit(name, method, base, trainer.text)
+    units = _with_costs(units, named, trainer, share=not bnn.trained)
     head = provenance(command=command, seed=seed, dtype=str(_dtype(base)))
     document = assemble(head, entry, units, group=data.test.group)
     comparison = Comparison(document, data.test, _pointwise(units), _folder(out))
@@ -136,7 +118,7 @@ def show_plan(
     named = _named(methods, bnn, data.train)
     prepared = bnn.prepare(data.train)
     _check_test(prepared, data)
-    plan = _plan(named, prepared, data.train, limits)
+    plan = make_plan(named, prepared, data.train, limits)
     progress.plan(plan, problem(bnn, data, tuple(warnings)))
 
 
@@ -171,7 +153,7 @@ class _Run(NamedTuple):
         network was trained (`trainer`, the identity of its method).
         """
         number = digest([identity(method), self.seed, trainer, ntkuq.__version__])
-        stored_as = f"{catalog.slug(name)[:60]}-{self.seed}-{number[:16]}"
+        stored_as = f"{type(method).__name__.lower()}-{number[:24]}"
         if self.store is not None and not self.fresh:
             found = self._stored(self.store, stored_as, name, bnn)
             if found is not None:
@@ -187,7 +169,7 @@ class _Run(NamedTuple):
             name, method, bnn, self.data, callback=callback, seed=self.seed, key=own
         )
         if self.store is not None and unit.record["status"] == "done":
-            extra = {} if unit.bnn is None else _pack(unit.bnn, bnn)
+            extra = {} if unit.bnn is None else pack(unit.bnn, bnn)
             self.store.write(stored_as, unit.record, unit.arrays | extra)
         self.progress.finish(name, unit.record, reused=False)
         return unit
@@ -202,7 +184,7 @@ class _Run(NamedTuple):
             return None
         weights = {k: v for k, v in arrays.items() if k.startswith("network.")}
         rest = {k: v for k, v in arrays.items() if k not in weights}
-        trained = _unpack(weights, bnn) if weights else None
+        trained = unpack(weights, bnn) if weights else None
         return Unit(record | {"label": name}, rest, trained)
 
 
@@ -210,7 +192,7 @@ def _named(methods, bnn: BNN, data: Dataset) -> dict[str, AbstractMethod]:
     if methods is None:
         return catalog.default_methods(bnn, data)
     if not isinstance(methods, Mapping):
-        methods = {catalog.label(method): method for method in methods}
+        methods = catalog.labelled(methods)
     if not methods:
         raise ValueError("compare: expected at least one method, got none")
     for name, method in methods.items():
@@ -253,31 +235,41 @@ def _open(out: str | Path | None, bnn: BNN, data: Split) -> Store | None:
     return Store.open(Path(out), digest(entries), entries)
 
 
-def _linearizes(method: AbstractMethod) -> bool:
-    """Does it start from the trained network?"""
-    empirical = isinstance(method, NTKGP) and isinstance(method.kernel, Empirical)
-    return isinstance(method, Laplace) or empirical
+def _independent(method: AbstractMethod) -> bool:
+    """Does it use nothing that training finds (weights, prior precision, noise)?"""
+    if not isinstance(method, GP | NNGP | NTKGP):
+        return False
+    tuned = isinstance(method.tune, MarginalLikelihood)
+    return tuned and not isinstance(method.kernel, Empirical)
 
 
-def _needs_network(method: AbstractMethod) -> bool:
-    """Does it use what training finds: weights, or prior precision and noise?"""
-    return isinstance(method, MAP | DeepEnsemble) or _linearizes(method)
+def _with_costs(
+    units: dict[str, Unit],
+    named: Mapping[str, AbstractMethod],
+    trainer: _Trainer,
+    *,
+    share: bool,
+) -> dict[str, Unit]:
+    """Costs seen together: the shared training, and the cost of one network's pass.
 
-
-def _share_training(
-    named: Mapping[str, AbstractMethod], units: dict[str, Unit], trainer: _Trainer
-) -> None:
-    """Count the shared training in the cost of what uses its weights or its fit."""
-    if trainer.unit is None or trainer.unit.record["cost"] is None:
-        return
-    training = trainer.unit.record["cost"]["fit_seconds"]
-    for name, method in named.items():
-        cost = units[name].record["cost"]
-        if cost is None or name == trainer.name or not _needs_network(method):
-            continue
-        own = cost["fit_seconds"]
-        shared = cost | {"fit_seconds": training + own, "after_training_seconds": own}
-        units[name] = units[name]._replace(record=units[name].record | {"cost": shared})
+    Where the network was trained here (`share`), its training is part of the cost of
+    every method that uses its weights, or the precision and noise that it fitted.
+    """
+    reference = None if trainer.unit is None else trainer.unit.record["cost"]
+    if reference is None:
+        return units
+    found = {}
+    for name, unit in units.items():
+        cost = unit.record["cost"]
+        if cost is not None:
+            passes = cost["predict_seconds"] / reference["predict_seconds"]
+            cost = cost | {"relative_forward": passes}
+            if share and name != trainer.name and not _independent(named[name]):
+                own = cost["fit_seconds"]
+                cost["after_training_seconds"] = own
+                cost["fit_seconds"] = reference["fit_seconds"] + own
+        found[name] = unit._replace(record=unit.record | {"cost": cost})
+    return found
 
 
 def _train(
@@ -286,18 +278,26 @@ def _train(
     bnn: BNN,
     plan: Mapping[str, Estimate | str],
 ) -> tuple[BNN, _Trainer]:
-    """Train the shared network by the first MAP, or `MAP()`."""
-    if not any(_needs_network(method) for method in named.values()):
+    """The shared network: the given one, or that of the first MAP, or of `MAP()`.
+
+    Where the network is given, a `MAP` that trains is a method like any other; one that
+    keeps the weights fits the prior precision and noise that all then share.
+    """
+    if all(_independent(method) for method in named.values()):
         return bnn, _Trainer()
-    first = next((n for n, m in named.items() if isinstance(m, MAP)), None)
+    shared = (
+        name
+        for name, method in named.items()
+        if isinstance(method, MAP) and (method.train is None) == bnn.trained
+    )
+    first = next(shared, None)
+    if first is None and bnn.trained:
+        return bnn, _Trainer()
     if first is not None and isinstance(plan[first], str):
         return bnn, _Trainer(
             failure=f"needs the network that {first} trains, which is skipped"
         )
-    if first is not None:
-        method = named[first]
-    else:
-        method = MAP(train=None) if bnn.trained else MAP()
+    method = MAP() if first is None else named[first]
     unit = run.unit(first or "MAP (shared training)", method, bnn)
     if unit.bnn is None:
         failure = f"needs a trained network; training failed: {unit.record['reason']}"
@@ -308,79 +308,6 @@ def _train(
 def _dtype(bnn: BNN) -> np.dtype:
     """The type of the network's parameters, trained or not."""
     return bnn.dtype if bnn.trained else np.dtype(jnp.zeros(()).dtype)
-
-
-def _plan(
-    named: Mapping[str, AbstractMethod], bnn: BNN, data: Dataset, limits: Limits
-) -> dict[str, Estimate | str]:
-    """An estimate for each method, or why it will not be run."""
-    room = 0.8 * _free_memory() if limits.bytes is None else limits.bytes
-    plan: dict[str, Estimate | str] = {}
-    for name, method in named.items():
-        if isinstance(method, DeepEnsemble) and bnn.network.build is None:
-            plan[name] = (
-                "trains from scratch and needs a builder (key -> eqx.Module); got a "
-                "trained network only"
-            )
-            continue
-        need = estimate(method, bnn, data)
-        plan[name] = need
-        if need.bytes > room:
-            plan[name] = (
-                f"would need about {need.bytes / 1e9:.2g} GB of memory, "
-                f"{room / 1e9:.2g} GB are allowed: use fewer training rows, a smaller "
-                "structure such as KFAC(), or --max-memory"
-            )
-        elif need.seconds > limits.seconds:
-            plan[name] = (
-                f"would take about {need.seconds:.3g} s, {limits.seconds:.3g} s are "
-                "allowed: use fewer training rows, or --max-time"
-            )
-    return plan
-
-
-def _free_memory() -> float:
-    """Bytes of memory that are free, where the system tells; else 8 GB."""
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):
-        return 8e9
-
-
-def _pack(fitted: BNN, bnn: BNN) -> dict[str, np.ndarray]:
-    """A trained problem as arrays: weights, factor on the prior precision, noise."""
-    leaves = jax.tree.leaves(parameters(fitted.network.trained))
-    found = {f"network.{n:04d}": np.asarray(leaf) for n, leaf in enumerate(leaves)}
-    found["network.factor"] = np.asarray(_factor(fitted, bnn), np.float64)
-    if isinstance(fitted.likelihood, Gaussian):
-        found["network.noise"] = np.asarray(fitted.likelihood.scale, np.float64)
-    return found
-
-
-def _factor(fitted: BNN, bnn: BNN) -> float:
-    """By how much the precision of the prior was multiplied."""
-    new, old = (
-        np.float64(jax.tree.leaves(b.prior.precisions(fitted.parameters))[0].ravel()[0])
-        for b in (fitted, bnn)
-    )
-    return float(new / old)
-
-
-def _unpack(arrays: Mapping[str, np.ndarray], bnn: BNN) -> BNN:
-    """The problem with stored weights, precision and noise."""
-    model = bnn.network.trained
-    if model is None:
-        model = bnn.network.init(jax.random.key(0))
-    numbers = sorted(name for name in arrays if name[-4:].isdigit())
-    leaves = [jnp.asarray(arrays[name]) for name in numbers]
-    tree = jax.tree.unflatten(jax.tree.structure(parameters(model)), leaves)
-    trained = eqx.combine(tree, eqx.filter(model, eqx.is_inexact_array, inverse=True))
-    factor = float(arrays["network.factor"])
-    bnn = bnn.with_model(trained).with_prior(bnn.prior.scaled(factor))
-    if "network.noise" in arrays:
-        scale = arrays["network.noise"]
-        bnn = bnn.with_noise(float(scale) if scale.ndim == 0 else jnp.asarray(scale))
-    return bnn
 
 
 def _pointwise(units: Mapping[str, Unit]) -> dict[str, dict[str, np.ndarray]]:
@@ -398,16 +325,11 @@ def _folder(out: str | Path | None) -> Path | None:
     return None if out is None else Path(out)
 
 
-def _npz(arrays: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
-
-
 def _write(out: Path, document: Document, units: Mapping[str, Unit], seed: int) -> None:
     """Write predictions and run.json; run.json last, since it names the others."""
     folder = out / "predictions"
     folder.mkdir(exist_ok=True)
+    used: set[str] = set()
     for record in document["methods"]:
         if record["status"] != "done":
             continue
@@ -417,6 +339,9 @@ def _write(out: Path, document: Document, units: Mapping[str, Unit], seed: int) 
             if key.startswith("prediction.")
         }
         name = f"{catalog.slug(record['label'])}-{seed}.npz"
-        write_bytes(folder / name, _npz(arrays))
+        if name in used:  # two labels, one slug
+            name = f"{catalog.slug(record['label'])}-{len(used)}-{seed}.npz"
+        used.add(name)
+        write_bytes(folder / name, pack_arrays(arrays))
         record["predictions"] = f"predictions/{name}"
     write_json(out / "run.json", document)

@@ -104,8 +104,6 @@ def run_unit(
             "fit_seconds": fitted,
             "predict_seconds": predicted,
             "predict_points": len(data.test),
-            "peak_bytes": None,
-            "relative_forward": None,
         },
         "diagnostics": _diagnostics(posterior),
     } | scored(scores)
@@ -156,9 +154,10 @@ def _pointwise(scores: Scores) -> dict[str, np.ndarray]:
 def _predictions(predictive: Predictive, test: Dataset) -> dict[str, np.ndarray]:
     found = {"y": np.asarray(test.y), "mean": np.asarray(predictive.mean)}
     if not predictive.is_classification:
-        lower, upper = predictive.interval(INTERVAL)
         found["std"] = np.sqrt(np.asarray(predictive.observed.variance))
-        found["lower_90"], found["upper_90"] = np.asarray(lower), np.asarray(upper)
+        if not predictive.observed.is_discrete:  # counts have no quantile function here
+            lower, upper = predictive.interval(INTERVAL)
+            found["lower_90"], found["upper_90"] = np.asarray(lower), np.asarray(upper)
     for name in ("epistemic", "aleatoric"):
         value = getattr(predictive, name)
         if value is not None:

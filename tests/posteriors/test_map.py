@@ -164,7 +164,7 @@ def test_diverging_training_names_the_step():
         DeepEnsemble(2, train).fit(bnn, data(), key=KEY)
 
 
-def test_a_network_with_randomness_on_is_refused():
+def test_dropout_is_off_and_a_network_with_a_state_is_refused():
     def build(key):
         return eqx.nn.Sequential(
             [
@@ -174,9 +174,9 @@ def test_a_network_with_randomness_on_is_refused():
             ]
         )
 
-    with pytest.raises(ValueError, match=r"without a key .*Dropout"):
-        MAP(SHORT).fit(BNN(build, Gaussian()), data(), key=KEY)
-    # trained elsewhere, it is used in inference mode
+    # trained here or elsewhere, it is used in inference mode
+    fitted = MAP(SHORT, tune=Fixed()).fit(BNN(build, Gaussian()), data(), key=KEY)
+    assert fitted.bnn.model.layers[1].inference
     MAP(train=None, tune=Fixed()).fit(BNN(build(KEY), Gaussian()), data(), key=KEY)
 
     def stateful(key):

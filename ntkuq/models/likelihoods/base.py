@@ -33,8 +33,11 @@ class Marginal(NamedTuple):
 class AbstractLikelihood(eqx.Module):
     """log p(y | f): what the data say about the output f, (C,), of one example.
 
-    A likelihood of one's own needs `distribution` and `outputs`; derivatives come
-    from `jax.grad` and `jax.hessian` (`curvature` and `residual` below).
+    A likelihood of one's own sets `classes` and `continuous` and writes every abstract
+    method below. `log_prob` and `residual` follow from `distribution`. The rest has no
+    default: `hessian` is an expectation over y and `marginalize` an integral over
+    outputs, for which no one rule is right for every distribution. `square_root` gives
+    `hessian_sqrt` from any `hessian`, and `curvature` is there to check one.
     """
 
     #: Are the targets class codes? (then a predictive has probabilities, no interval)
@@ -58,7 +61,10 @@ class AbstractLikelihood(eqx.Module):
     def rescale(
         self, loc: Float[Array, " D"], scale: Float[Array, " D"]
     ) -> AbstractLikelihood:
-        """The likelihood of `loc + scale * y` for this likelihood's y."""
+        """The likelihood of `loc + scale * y` for this likelihood's y.
+
+        Called with 0 and 1 where the targets are not `continuous`: then itself.
+        """
 
     @abc.abstractmethod
     def shift(
@@ -103,7 +109,10 @@ class AbstractLikelihood(eqx.Module):
 def curvature(
     likelihood: AbstractLikelihood, latent: Float[Array, " C"], y: Array
 ) -> Float[Array, "C C"]:
-    """-d2 log p / df2 by automatic differentiation: the oracle of `hessian`."""
+    """-d2 log p / df2 at this y, by automatic differentiation.
+
+    Its mean over y given the latent is `hessian`; where y drops out they are equal.
+    """
     return -jax.hessian(likelihood.log_prob)(latent, y)
 
 

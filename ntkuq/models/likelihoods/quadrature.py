@@ -10,8 +10,10 @@ from jaxtyping import Array, Float
 
 #: Gauss-Hermite nodes for one output: exact for polynomials of degree 63.
 HERMITE_NODES = 32
-#: Fixed antithetic standard-normal draws for several outputs. The Monte-Carlo error
-#: of a probability is below sqrt(0.25 / 512) = 0.022, and the same for every method.
+#: Pairs of fixed antithetic standard-normal draws for several outputs, the same for
+#: every method. 512 independent draws would give a probability with a standard error
+#: of at most sqrt(0.25 / 512) = 0.022, which the actual error exceeds now and then;
+#: pairs multiply it by sqrt(1 + r), r the correlation of the integrand within a pair.
 NORMAL_PAIRS = 256
 
 

@@ -136,9 +136,10 @@ def standard_errors(
 
     log t = -log tau - 2 log v, so d2/dlogtau2 = -tau q / 2 - L''/2, and so on. Where
     theta maximizes the log joint at each tau and v, it moves by -Sigma u with log tau,
-    u = tau L0 theta, and by -2 Sigma u with log v (at the optimum u is also the gradient
-    of the log-likelihood over v^2). That adds c = u^T Sigma u to d2/dlogtau2, 4 c to
-    d2/dlogv2 and 2 c to the mixed derivative: exact where H does not depend on theta.
+    u = tau L0 theta, and by -2 Sigma u with log v (at the optimum u is also the
+    gradient of the log-likelihood over v^2). That adds c = u^T Sigma u to d2/dlogtau2,
+    4 c to d2/dlogv2 and 2 c to the mixed derivative: exact where H does not depend on
+    theta.
 
     Args:
         fit: at theta, for this tau and noise.

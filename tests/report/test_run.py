@@ -1,0 +1,170 @@
+"""`compare`: what is shared, what is stored, and what is found again."""
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+import ntkuq as nq
+
+
+KEY = jax.random.key(0)
+QUICK = nq.MAP(nq.Train(0.03, steps=100), rounds=2)
+
+
+def split(likelihood="Gaussian", rows=50, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, 3))
+    f = x[:, 0] - 0.5 * x[:, 1]
+    y = {
+        "Gaussian": f + 0.2 * rng.normal(size=rows),
+        "HeteroscedasticGaussian": f + 0.2 * rng.normal(size=rows),
+        "Categorical": np.digitize(f, [-0.5, 0.5]),
+        "Bernoulli": (f + 0.3 * rng.normal(size=rows) > 0).astype(int),
+        "Poisson": rng.poisson(np.exp(0.5 * f)).astype(float),
+    }[likelihood]
+    return nq.Dataset(x, y).split(train=0.7, test=0.3, key=KEY)
+
+
+def chain(activation, outputs=1):
+    def build(key):
+        first, second = jax.random.split(key)
+        return eqx.nn.Sequential(
+            [
+                eqx.nn.Linear(3, 6, key=first),
+                eqx.nn.Lambda(activation),
+                eqx.nn.Linear(6, outputs, key=second),
+            ]
+        )
+
+    return build
+
+
+def problem(activation=jax.nn.relu):
+    network = nq.Network(chain(activation))
+    return nq.BNN(network, nq.Gaussian(), scaling=nq.Standardize())
+
+
+def test_another_network_of_the_same_shapes_is_another_problem(tmp_path):
+    methods = {"MAP": QUICK}
+    nq.compare(problem(jax.nn.relu), methods, split(), out=tmp_path / "a", key=KEY)
+    with pytest.raises(ValueError, match="program"):
+        nq.compare(problem(jax.nn.tanh), methods, split(), out=tmp_path / "a", key=KEY)
+
+
+@pytest.mark.parametrize("change", ["prior", "scaling", "data"])
+def test_a_changed_problem_is_refused(tmp_path, change):
+    bnn, data = problem(), split()
+    nq.compare(bnn, {"MAP": QUICK}, data, out=tmp_path / "a", key=KEY)
+    if change == "prior":
+        bnn = nq.BNN(bnn.network, bnn.likelihood, nq.NormalPrior(2.0), bnn.scaling)
+    if change == "scaling":
+        bnn = nq.BNN(bnn.network, bnn.likelihood, bnn.prior, None)
+    if change == "data":
+        data = split(seed=1)
+    with pytest.raises(ValueError, match=change):
+        nq.compare(bnn, {"MAP": QUICK}, data, out=tmp_path / "a", key=KEY)
+
+
+def test_what_depends_on_the_training_is_stored_with_it(tmp_path):
+    """A GP that keeps the noise of the problem sees another noise after more rounds."""
+    fixed = nq.GP(tune=nq.Fixed())
+    found = []
+    for rounds in (1, 4):
+        trainer = nq.MAP(nq.Train(0.03, steps=100), rounds=rounds)
+        methods = {"MAP": trainer, "GP": fixed, "tuned GP": nq.GP()}
+        result = nq.compare(problem(), methods, split(), out=tmp_path / "a", key=KEY)
+        alone = nq.compare(problem(), methods, split(), key=KEY)
+        assert result.rows()[1]["nll"] == alone.rows()[1]["nll"]
+        found.append(result.rows())
+    assert found[0][1]["nll"] != found[1][1]["nll"]
+    # the tuned one uses nothing of the training, and is found again
+    assert found[0][2]["fit_seconds"] == found[1][2]["fit_seconds"]
+
+
+def test_a_trained_network_is_used_as_it_is():
+    data = split()
+    trained = QUICK.fit(problem(), data.train, key=KEY).bnn
+    laplace = nq.Laplace(tune=nq.Fixed())
+    alone = nq.compare(trained, {"L": laplace}, data, key=KEY).rows()[0]
+    bad = nq.MAP(nq.Train(0.01, steps=2), rounds=1)
+    beside = nq.compare(trained, {"MAP": bad, "L": laplace}, data, key=KEY).rows()
+    assert beside[1]["nll"] == alone["nll"]
+    expected = nq.score(
+        laplace.fit(trained, data.train, key=KEY).predict(data.test.x), data.test.y
+    )
+    assert alone["nll"] == pytest.approx(expected["nll"].value, rel=1e-6)
+
+
+def test_units_are_found_by_what_they_are_not_by_their_label(tmp_path):
+    first = nq.compare(
+        problem(), {"MAP": QUICK, "one": nq.Laplace()}, split(), out=tmp_path, key=KEY
+    )
+    again = nq.compare(
+        problem(), {"MAP": QUICK, "two": nq.Laplace()}, split(), out=tmp_path, key=KEY
+    )
+    assert again.rows()[1]["label"] == "two"
+    assert again.rows()[1]["fit_seconds"] == first.rows()[1]["fit_seconds"]
+    other = nq.compare(
+        problem(),
+        {"MAP": QUICK, "two": nq.Laplace()},
+        split(),
+        out=tmp_path,
+        key=jax.random.key(1),
+    )
+    assert other.rows()[0]["nll"] != first.rows()[0]["nll"]
+
+
+def test_no_method_and_no_file_is_lost_to_an_equal_name(tmp_path):
+    def pick(n):
+        return lambda model: model.layers[n]
+
+    methods = [nq.Laplace(subset=nq.Select(pick(n))) for n in (0, 2)]
+    result = nq.compare(problem(), [QUICK, *methods], split(), key=KEY)
+    assert len({row["label"] for row in result.rows()}) == 3
+    assert result.rows()[1]["nll"] != result.rows()[2]["nll"]
+    named = {"MAP": QUICK, "L (a)": methods[0], "L [a]": methods[1]}
+    stored = nq.compare(problem(), named, split(), out=tmp_path, key=KEY).document
+    files = [method["predictions"] for method in stored["methods"]]
+    assert len(set(files)) == 3
+    stds = []
+    for file in files[1:]:
+        with np.load(tmp_path / file) as arrays:
+            stds.append(arrays["std"])
+    assert not np.array_equal(*stds)
+
+
+OUTPUTS = {
+    "Gaussian": 1,
+    "HeteroscedasticGaussian": 2,
+    "Categorical": 3,
+    "Bernoulli": 1,
+    "Poisson": 1,
+}
+
+
+@pytest.mark.parametrize("likelihood", OUTPUTS)
+def test_every_likelihood_gets_through_every_method(likelihood, tmp_path):
+    data = split(likelihood)
+    network = nq.Network(chain(jax.nn.tanh, OUTPUTS[likelihood]))
+    bnn = nq.BNN(network, getattr(nq, likelihood)(), scaling=nq.Standardize())
+    methods = {
+        "MAP": QUICK,
+        "Laplace": nq.Laplace(),
+        "KFAC": nq.Laplace(structure=nq.KFAC()),
+        "last layer": nq.Laplace(subset=nq.LastLayer()),
+        "empirical": nq.NTKGP(kernel=nq.Empirical()),
+        "GP": nq.GP(tune=nq.MarginalLikelihood(max_steps=3)),
+        "ensemble": nq.DeepEnsemble(2, nq.Train(0.03, steps=50)),
+    }
+    result = nq.compare(bnn, methods, data, key=KEY)
+    status = {row["label"]: row["status"] for row in result.rows()}
+    expected = dict.fromkeys(methods, "done")
+    if likelihood == "HeteroscedasticGaussian":
+        expected["GP"] = "skipped"  # it has no noise of its own to fit
+    assert status == expected, [m["reason"] for m in result.document["methods"]]
+    for row in result.rows():
+        if row["status"] == "done":
+            assert np.isfinite(row["nll"])
+    page = result.report(tmp_path / "report.html").read_text()
+    assert "ensemble" in page
