@@ -240,7 +240,7 @@ def test_refusals():
     with pytest.raises(TypeError, match="two covariances"):
         GP(kernel=NNGP().kernel).fit(BNN(network(2), Gaussian()), data, key=KEY)
     weighted = Dataset(data.x, data.y, weight=np.ones(5))
-    with pytest.raises(ValueError, match=r"Dataset.weight is not supported"):
+    with pytest.raises(ValueError, match=r"Dataset.weight is not used by any method"):
         GP().fit(BNN(network(2), Gaussian()), weighted, key=KEY)
 
 
