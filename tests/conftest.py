@@ -61,3 +61,17 @@ def need() -> Callable[[str], ModuleType]:
             raise
 
     return importable
+
+
+#: State of a test module's generator after its import, by module name.
+_STATES: dict[str, dict] = {}
+
+
+@pytest.fixture(autouse=True)
+def same_draws(request: pytest.FixtureRequest) -> None:
+    """Start a module's `RNG` from the same state for each test, in whatever order."""
+    module = getattr(request.node, "module", None)
+    generator = getattr(module, "RNG", None)
+    if generator is not None:
+        bits = generator.bit_generator
+        bits.state = _STATES.setdefault(module.__name__, bits.state)
