@@ -1,5 +1,12 @@
-"""Data: `Dataset` and `Split`, sets by name, files of the user, the store of a run."""
+"""Data: `Dataset`, `Batches` and `Split`, sets by name, files of the user, the store of a run."""
 
+from ntkuq.data.batches import (
+    Batches as Batches,
+    BatchesChanged as BatchesChanged,
+    as_data as as_data,
+    as_dataset as as_dataset,
+    chunks as chunks,
+)
 from ntkuq.data.dataset import (
     Dataset as Dataset,
     Split as Split,
@@ -13,6 +20,7 @@ from ntkuq.data.loaders import (
     load as load,
     names as names,
 )
+from ntkuq.data.moments import Moments as Moments
 from ntkuq.data.reader import (
     has_split as has_split,
     read as read,

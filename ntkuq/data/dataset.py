@@ -28,6 +28,13 @@ def _is_floating(array: np.ndarray) -> bool:
     return bool(jnp.issubdtype(array.dtype, jnp.floating))
 
 
+def _is_one_hot(y: np.ndarray) -> bool:
+    """Rows of two or more codes, each row a single 1 among zeros."""
+    if y.ndim != 2 or y.shape[1] < 2:
+        return False
+    return bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())
+
+
 def _as_array(value: Any, what: str) -> np.ndarray:
     try:
         return np.asarray(value)
@@ -91,7 +98,8 @@ class Dataset(eqx.Module):
     Args:
         x: inputs; an array, or a pytree of arrays, with leading axis N.
         y: targets; floats `(N,)` or `(N, C)` for regression (and counts), integer
-            class codes `(N,)` in 0..K-1 for classification.
+            class codes `(N,)` in 0..K-1 for classification. Images, sequences and the
+            like keep their axes: floats `(N, H, W)`, codes `(N, T)`.
         noise_scale: known standard deviation of the observation noise of every
             target, `(N,)` or the shape of `y`, in the units of `y`. Keyword-only, as
             all that follow.
@@ -165,15 +173,15 @@ class Dataset(eqx.Module):
                 f"y: expected numbers, came text ({y.ravel()[:1].tolist()}); give "
                 "integer class codes 0..K-1 and their names as classes="
             )
-        if y.ndim not in (1, 2) or not _is_real(y):
+        if y.ndim < 1 or not _is_real(y):
             raise DataError(
-                "y: expected floats of shape (N,) or (N, C), or integer class codes "
-                f"of shape (N,); came {y.dtype} of shape {y.shape}"
+                "y: expected floats of shape (N,) or (N, …), or integer class codes "
+                f"of shape (N,) or (N, …); came {y.dtype} of shape {y.shape}"
             )
         if y.size == 0:
             raise DataError(f"y: expected at least one row, came shape {y.shape}")
         if _is_floating(y):
-            columns = None if self.target is None or y.ndim == 2 else (self.target,)
+            columns = None if self.target is None or y.ndim > 1 else (self.target,)
             _check_finite(y, "y", columns)
             if self.classes is not None:
                 raise DataError(
@@ -181,22 +189,24 @@ class Dataset(eqx.Module):
                     f"{y.dtype}; convert with y.astype(int), or leave classes= out"
                 )
             return
-        if y.ndim == 2:
+        if _is_one_hot(y):
             raise DataError(
                 f"y: expected class codes of shape (N,), came {y.dtype} of shape "
-                f"{y.shape}; for one-hot rows give y.argmax(axis=1), for regression "
-                "on several outputs give floats"
+                f"{y.shape} with a single 1 in each row; for one-hot rows give "
+                "y.argmax(axis=1), for a label at each position give shape (N, T, 1), "
+                "for regression on several outputs give floats"
             )
         if y.min() < 0:
             raise DataError(
                 f"y: expected class codes from 0, came {y.min()} in row "
-                f"{int(y.argmin())}; renumber the classes 0..K-1, or give floats for "
+                f"{int(y.argmin()) // (y.size // len(y))}; renumber the classes 0..K-1, or give floats for "
                 "regression"
             )
         if self.classes is not None and y.max() >= len(self.classes):
             raise DataError(
                 f"y: expected class codes below {len(self.classes)}, the number of "
-                f"names in classes, came {y.max()} in row {int(y.argmax())}; name all "
+                f"names in classes, came {y.max()} in row "
+                f"{int(y.argmax()) // (y.size // len(y))}; name all "
                 "classes or correct the codes"
             )
 

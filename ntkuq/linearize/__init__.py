@@ -1,33 +1,62 @@
 """Linearize: the structured Jacobian and what follows from it."""
 
+from ntkuq.linearize.chunks import (
+    chunk_size as chunk_size,
+    factor_chunk_size as factor_chunk_size,
+    map_chunks as map_chunks,
+    rows as rows,
+)
 from ntkuq.linearize.curvature import (
     AbstractCovariance as AbstractCovariance,
     AbstractCurvature as AbstractCurvature,
+    AbstractFisher as AbstractFisher,
+    AbstractSharing as AbstractSharing,
+    Blocks as Blocks,
     BlocksCovariance as BlocksCovariance,
+    EmpiricalFisher as EmpiricalFisher,
+    ExactFisher as ExactFisher,
+    Expand as Expand,
     FunctionSpace as FunctionSpace,
+    LowRankCovariance as LowRankCovariance,
+    LowRankCurvature as LowRankCurvature,
+    Reduce as Reduce,
+    SampledFisher as SampledFisher,
     Slopes as Slopes,
+    Summary as Summary,
     WeightSpace as WeightSpace,
-    blocks as blocks,
+    corrected_blocks as corrected_blocks,
     function_space as function_space,
     function_space_cost as function_space_cost,
+    kronecker_blocks as kronecker_blocks,
+    low_rank as low_rank,
+    summarize as summarize,
     weight_space as weight_space,
     weight_space_cost as weight_space_cost,
-    whiten as whiten,
+)
+from ntkuq.linearize.examples import (
+    AbstractExamples as AbstractExamples,
+    Examples as Examples,
 )
 from ntkuq.linearize.jacobian import (
     Dense as Dense,
     Factors as Factors,
     Jacobian as Jacobian,
     Outer as Outer,
+    Readout as Readout,
+    Rows as Rows,
+)
+from ntkuq.linearize.kernel import (
+    ntk as ntk,
+    ntk_diagonal as ntk_diagonal,
+    ntk_per_output as ntk_per_output,
+    ntk_trace as ntk_trace,
 )
 from ntkuq.linearize.products import (
-    chunk_size as chunk_size,
     dense as dense,
-    factor_chunk_size as factor_chunk_size,
     gram as gram,
-    map_chunks as map_chunks,
+    own_gram as own_gram,
     pull as pull,
     push as push,
-    rows as rows,
+    trace_gram as trace_gram,
 )
 from ntkuq.linearize.sites import Plan as Plan, Site as Site, find_sites as find_sites

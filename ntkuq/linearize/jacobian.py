@@ -9,26 +9,27 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from ntkuq.linearize.sites import Plan, Recorder, Site, find_sites, trace
 from ntkuq.models import cast, forward, parameters
 
 
 class Outer(eqx.Module):
-    """J of a matrix: J[n, c, o, i] = sum_t g[n, c, t, o] a[n, t, i].
+    """J of a matrix: J[n, k, o, i] = sum_t g[n, k, t, o] a[n, t, i].
 
-    T runs over the positions at which the layer is applied (1 for a plain dense layer).
-    Inside `jax.vmap` there is no N.
+    T runs over the positions at which the layer is applied (1 for a plain dense layer),
+    K over the outputs, or over what they were weighed with. Inside `jax.vmap` there is
+    no N.
 
     Args:
         a: data at the site, (N, T, I).
-        g: output gradients there, (N, C, T, O).
-        output_first: is the leaf (out, in), Equinox's layout?
+        g: output gradients there, (N, K, T, O).
+        output_first: does the leaf ravel to (out, in), as Equinox's layers do?
     """
 
     a: Float[Array, "*N T I"]
-    g: Float[Array, "*N C T O"]
+    g: Float[Array, "*N K T O"]
     output_first: bool = eqx.field(static=True)
 
     @property
@@ -36,21 +37,73 @@ class Outer(eqx.Module):
         """Is the layer applied at one position, T = 1?"""
         return self.a.shape[-2] == 1
 
-    def dense(self) -> Float[Array, "N C P"]:
+    def dense(self) -> Float[Array, "*N K P"]:
         """The Jacobian itself, raveled in the leaf's layout."""
-        pattern = "nti,ncto->ncoi" if self.output_first else "nti,ncto->ncio"
+        pattern = "...ti,...kto->...koi" if self.output_first else "...ti,...kto->...kio"
         j = jnp.einsum(pattern, self.a, self.g)
-        return j.reshape(*j.shape[:2], -1)
+        return j.reshape(*j.shape[:-2], -1)
+
+
+class Rows(eqx.Module):
+    """J of a table whose rows are looked up: J[n, k, v, o] = sum_t [v = ids] g.
+
+    An `Outer` factor in the layout (in, out), with unit vectors for data.
+
+    Args:
+        ids: the rows met, (N, T).
+        g: output gradients there, (N, K, T, O).
+        size: the number of rows V.
+    """
+
+    ids: Int[Array, "*N T"]
+    g: Float[Array, "*N K T O"]
+    size: int = eqx.field(static=True)
+
+    def outer(self) -> Outer:
+        """The same with the unit vectors written out."""
+        return Outer(jax.nn.one_hot(self.ids, self.size, dtype=self.g.dtype), self.g, False)
+
+    def dense(self) -> Float[Array, "*N K P"]:
+        """The Jacobian itself, raveled in the leaf's layout."""
+        return self.outer().dense()
+
+
+class Readout(eqx.Module):
+    """J of the last layer, outputs = W a + b: J[n, c, o, i] = [c = o] a[n, i].
+
+    Args:
+        a: data that the matrix meets, (N, I); ones, (N, 1), for the bias.
+        outputs: their number C.
+        output_first: does the leaf ravel to (out, in), as Equinox's layers do?
+    """
+
+    a: Float[Array, "*N I"]
+    outputs: int = eqx.field(static=True)
+    output_first: bool = eqx.field(static=True)
+
+    def outer(self) -> Outer:
+        """The same with the unit gradients written out."""
+        eye = jnp.eye(self.outputs, dtype=self.a.dtype)[:, None, :]
+        g = jnp.broadcast_to(eye, (*self.a.shape[:-1], *eye.shape))
+        return Outer(self.a[..., None, :], g, self.output_first)
+
+    def dense(self) -> Float[Array, "*N C P"]:
+        """The Jacobian itself, raveled in the leaf's layout."""
+        return self.outer().dense()
 
 
 class Dense(eqx.Module):
-    """J of any other leaf, raveled: (N, C, P)."""
+    """J of any other leaf, raveled: (N, K, P)."""
 
-    j: Float[Array, "*N C P"]
+    j: Float[Array, "*N K P"]
 
-    def dense(self) -> Float[Array, "N C P"]:
+    def dense(self) -> Float[Array, "*N K P"]:
         """The Jacobian itself."""
         return self.j
+
+
+#: What a leaf of `Factors` can be.
+Factor = Outer | Rows | Readout | Dense
 
 
 class Factors(eqx.Module):
@@ -58,11 +111,14 @@ class Factors(eqx.Module):
 
     Args:
         outputs: (N, C).
-        leaves: one `Outer` or `Dense` for each leaf of the subset.
+        leaves: one factor for each leaf of the subset.
+        weighed: the number of rows K of an example's Jacobian: C, unless the gradients
+            were weighed.
     """
 
     outputs: Float[Array, "*N C"]
-    leaves: tuple[Outer | Dense, ...]
+    leaves: tuple[Factor, ...]
+    weighed: int = eqx.field(static=True)
 
 
 class Jacobian(eqx.Module):
@@ -102,12 +158,22 @@ class Jacobian(eqx.Module):
     @property
     def size(self) -> int:
         """The number of parameters P in the subset."""
-        return sum(math.prod(self.plan.shapes[n]) for n in self.subset)
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of parameters of each leaf in the subset."""
+        return tuple(math.prod(self.plan.shapes[n]) for n in self.subset)
+
+    @property
+    def is_readout(self) -> bool:
+        """Are the outputs linear in the subset, its leaves those of a last layer?"""
+        return set(self.subset) <= set(self.plan.readout)
 
     def site(self, leaf: int) -> Site | None:
-        """The one matrix product of a leaf with an `Outer` factor; else `None`."""
+        """The one site of a leaf with a factor of its own; else `None`."""
         met = [site for site in self.plan.sites if site.leaf == leaf]
-        return met[0] if len(met) == 1 and met[0].kind == "dense" else None
+        return met[0] if len(met) == 1 else None
 
     def cast(self, dtype) -> Jacobian:
         """The same Jacobian with all floating-point leaves of the model in `dtype`."""
@@ -118,10 +184,9 @@ class Jacobian(eqx.Module):
     def unravel(self, vector: Float[Array, " P"]) -> list[Float[Array, "..."]]:
         """A vector of the subset's parameters as a list of leaves."""
         out, start = [], 0
-        for n in self.subset:
-            shape = self.plan.shapes[n]
-            out.append(vector[start : start + math.prod(shape)].reshape(shape))
-            start += math.prod(shape)
+        for n, size in zip(self.subset, self.sizes, strict=True):
+            out.append(vector[start : start + size].reshape(self.plan.shapes[n]))
+            start += size
         return out
 
     def replace(self, leaves: list[Array]) -> PyTree:
@@ -132,35 +197,61 @@ class Jacobian(eqx.Module):
         tree = jax.tree.unflatten(jax.tree.structure(parameters(self.model)), every)
         return eqx.combine(tree, self.model)
 
-    def factors(self, x: PyTree) -> Factors:
-        """Outputs and factors of a batch x (N, …): one forward, C backward passes."""
-        factors = jax.vmap(self._example)(x)
+    def factors(
+        self, x: PyTree, seed: Callable | None = None, *extra: PyTree
+    ) -> Factors:
+        """Outputs and factors of a batch x (N, …): one forward, K backward passes.
+
+        Args:
+            x: inputs (N, …).
+            seed: weights of the output gradients, (f (C,), *extra of one example) ->
+                (C, K): the factors are then those of `seed^T J`. With a square root S
+                of the output Hessian, H = S S^T, their Gram matrix is the Gauss-Newton
+                matrix. `None`: J itself, K = C.
+            extra: (N, …) each, given to `seed`.
+        """
         if self.shift is None:
-            return factors
-        return Factors(self.linear(x, self.shift), factors.leaves)
+            return jax.vmap(lambda one, *more: self._example(one, seed, more))(
+                x, *extra
+            )
+        moved = self.linear(x, self.shift)
+        # the weights are taken at the outputs of the linearized network
+        known = None if seed is None else lambda _, at, *more: seed(at, *more)
+        factors = jax.vmap(lambda one, *more: self._example(one, known, more))(
+            x, moved, *extra
+        )
+        return Factors(moved, factors.leaves, factors.weighed)
 
     def linear(self, x: PyTree, shift: list[Array]) -> Float[Array, "N C"]:
         """f(x) + J(x) shift at x (N, …), by one forward-mode pass.
 
         shift: raveled leaves of the subset.
         """
-        shaped = [s.reshape(a.shape) for s, a in zip(shift, self.leaves, strict=True)]
+        value, tangent = self.push(x, shift)
+        return value + tangent
+
+    def push(self, x: PyTree, tangent: list[Array]) -> tuple[Array, Array]:
+        """f(x) and J(x) tangent, (N, C) each, by one forward-mode pass.
+
+        tangent: raveled leaves of the subset.
+        """
+        shaped = [s.reshape(a.shape) for s, a in zip(tangent, self.leaves, strict=True)]
 
         def outputs(leaves: list[Array]) -> Array:
             model = self.replace(leaves)
             return jax.vmap(lambda a: forward(model, a))(x)
 
-        value, tangent = jax.jvp(outputs, (self.leaves,), (shaped,))
-        return value + tangent
+        return jax.jvp(outputs, (self.leaves,), (shaped,))
 
-    def _example(self, x: PyTree) -> Factors:
+    def _example(self, x: PyTree, seed: Callable | None, extra: tuple) -> Factors:
         every = jax.tree.leaves(parameters(self.model))
-        chosen = set(self.subset)
+        chosen, ends = set(self.subset), set(self.plan.readout)
         sites = [site for site in self.plan.sites if site.leaf in chosen]
-        generic = [n for n in self.plan.generic if n in chosen]
+        generic = [n for n in self.plan.generic if n in chosen - ends]
         # leaves outside the subset are recorded nowhere and differentiated nowhere
         skip = frozenset(self.plan.generic) | (set(range(len(every))) - chosen)
         dtype = every[0].dtype
+        inner = [n for n, site in enumerate(sites) if site.leaf not in ends]
 
         def run(deltas, varied):
             leaves = list(every)
@@ -168,46 +259,56 @@ class Jacobian(eqx.Module):
                 leaves[n] = leaf
             if not sites:  # nothing to record: an ordinary forward pass
                 return forward(self.replace([leaves[n] for n in self.subset]), x), []
-            recorder = Recorder(leaves, skip, deltas)
+            given: list[Array | None] = [None] * len(sites)
+            for n, delta in zip(inner, deltas, strict=True):
+                given[n] = delta
+            recorder = Recorder(leaves, skip, given)
             return trace(self.model, x, recorder), recorder.inputs
 
-        deltas = [jnp.zeros(site.shape, dtype) for site in sites]
+        deltas = [jnp.zeros(sites[n].shape, dtype) for n in inner]
         out, pull, data = jax.vjp(
             run, deltas, [every[n] for n in generic], has_aux=True
         )
-        basis = jnp.eye(out.shape[0], dtype=out.dtype)
-        at_sites, at_leaves = jax.vmap(pull)(basis)
-        found: dict[int, list[Outer | Dense]] = {n: [] for n in self.subset}
-        for site, a, g in zip(sites, data, at_sites, strict=True):
-            found[site.leaf].append(_factor(site, a, g))
+        eye = jnp.eye(out.shape[0], dtype=out.dtype)
+        rows = eye if seed is None else seed(out, *extra).T.astype(out.dtype)
+        at_inner, at_leaves = jax.vmap(pull)(rows)
+        gradients = dict(zip(inner, at_inner, strict=True))
+        found: dict[int, list[Factor]] = {n: [] for n in self.subset}
+        for number, (site, a) in enumerate(zip(sites, data, strict=True)):
+            if number in gradients:
+                factor = _factor(site, a, gradients[number])
+            elif seed is None:
+                factor = Readout(a[0].astype(out.dtype), out.shape[0], site.output_first)
+            else:
+                factor = Outer(a.astype(out.dtype), rows[:, None], site.output_first)
+            found[site.leaf].append(factor)
         for n, j in zip(generic, at_leaves, strict=True):
             found[n].append(Dense(j.reshape(j.shape[0], -1)))
-        return Factors(out, tuple(_sum(found[n]) for n in self.subset))
+        for n in self.plan.readout[1:]:
+            if n in chosen:
+                one = Readout(jnp.ones(1, out.dtype), out.shape[0], True)
+                found[n].append(one if seed is None else Dense(rows))
+        leaves = tuple(_sum(found[n]) for n in self.subset)
+        return Factors(out, leaves, rows.shape[0])
 
 
-def _factor(site: Site, a: Array | None, g: Float[Array, "C ..."]) -> Outer | Dense:
+def _factor(site: Site, a: Array, g: Float[Array, "K ..."]) -> Factor:
     """One site's factor for one example (no leading N)."""
-    if a is None:
-        return Dense(g.reshape(g.shape[0], -1))
     g = jnp.transpose(g, (0, *(1 + p for p in site.permutation)))
-    return Outer(
-        a.reshape(-1, a.shape[-1]).astype(g.dtype),
-        g.reshape(g.shape[0], -1, g.shape[-1]),
-        site.output_first,
-    )
+    g = g.reshape(g.shape[0], site.positions, site.out)
+    if site.kind == "rows":
+        return Rows(a, g, site.into)
+    return Outer(a.astype(g.dtype), g, site.output_first)
 
 
-def _sum(parts: list[Outer | Dense]) -> Outer | Dense:
+def _sum(parts: list[Factor]) -> Factor:
     """A leaf met at several sites (tied weights): the Jacobians add."""
     if len(parts) == 1:
         return parts[0]
-    dense = [_one_dense(part) for part in parts]
-    return Dense(functools.reduce(jnp.add, dense))
-
-
-def _one_dense(part: Outer | Dense) -> Float[Array, "C P"]:
-    if isinstance(part, Dense):
-        return part.j
-    pattern = "ti,cto->coi" if part.output_first else "ti,cto->cio"
-    j = jnp.einsum(pattern, part.a, part.g)
-    return j.reshape(j.shape[0], -1)
+    outer = [part for part in parts if isinstance(part, Outer)]
+    if len(outer) == len(parts) and len({part.output_first for part in outer}) == 1:
+        # the same matrix met at further positions
+        a = jnp.concatenate([part.a for part in outer], axis=-2)
+        g = jnp.concatenate([part.g for part in outer], axis=-2)
+        return Outer(a, g, outer[0].output_first)
+    return Dense(functools.reduce(jnp.add, [part.dense() for part in parts]))

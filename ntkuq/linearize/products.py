@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from ntkuq.linearize.jacobian import Factors, Jacobian, Outer
-
-
-#: Bytes that one chunk of factors may take (a chunk is what is alive at once).
-CHUNK_BYTES = 2**28
+from ntkuq.linearize.jacobian import Dense, Factor, Factors, Outer, Readout, Rows
 
 
 def gram(
@@ -27,97 +20,211 @@ def gram(
         left, right: factors of N and M examples.
         variances: one number, (), for each leaf.
     """
-    shape = (*left.outputs.shape, *right.outputs.shape)
-    total = jnp.zeros(shape, left.outputs.dtype)
+    return _total(left, right, variances, _gram)
+
+
+def trace_gram(
+    left: Factors, right: Factors, variances: list[Array]
+) -> Float[Array, "N M"]:
+    """The sum of `gram` over equal outputs, sum_c K[n, c, m, c]."""
+    return _total(left, right, variances, _trace_gram)
+
+
+def output_gram(
+    left: Factors, right: Factors, variances: list[Array]
+) -> Float[Array, "C N M"]:
+    """The parts of `gram` with equal outputs, K[n, c, m, c]."""
+    return _total(left, right, variances, _output_gram)
+
+
+def own_gram(factors: Factors, variances: list[Array]) -> Float[Array, "N C C"]:
+    """The parts of `gram` with equal examples, K[n, c, n, d]."""
+    total = None
+    for leaf, variance in zip(factors.leaves, variances, strict=True):
+        term = variance * _own_gram(leaf)
+        total = term if total is None else total + term
+    if total is None:
+        n = factors.outputs.shape[0]
+        return jnp.zeros((n, factors.weighed, factors.weighed), factors.outputs.dtype)
+    return total
+
+
+def _total(left: Factors, right: Factors, variances: list[Array], product) -> Array:
+    total = None
     for one, two, variance in zip(left.leaves, right.leaves, variances, strict=True):
-        if isinstance(one, Outer) and isinstance(two, Outer) and one.once:
-            inner = one.a[:, 0] @ two.a[:, 0].T
-            outer = jnp.einsum("nco,mdo->ncmd", one.g[:, :, 0], two.g[:, :, 0])
-            term = inner[:, None, :, None] * outer
-        else:
-            term = jnp.einsum("ncp,mdp->ncmd", one.dense(), two.dense())
-        total = total + variance * term
+        term = variance * product(one, two)
+        total = term if total is None else total + term
+    if total is None:
+        raise ValueError("expected factors of at least one leaf, got none")
     return total
 
 
-def push(factors: Factors, tangent: list[Array]) -> Float[Array, "N C"]:
+def _gradients(leaf: Outer) -> Float[Array, "N K O"]:
+    return leaf.g[:, :, 0]
+
+
+def _once(leaf: Factor) -> bool:
+    return isinstance(leaf, Readout) or (isinstance(leaf, Outer) and leaf.once)
+
+
+def _data(leaf: Outer | Readout) -> Float[Array, "N I"]:
+    return leaf.a if isinstance(leaf, Readout) else leaf.a[:, 0]
+
+
+def _gram(one: Factor, two: Factor) -> Float[Array, "N C M D"]:
+    if _once(one) and _once(two):
+        inner = (_data(one) @ _data(two).T)[:, None, :, None]
+        return inner * _meet(one, two)
+    if isinstance(one, Readout):
+        one = one.outer()
+    if isinstance(two, Readout):
+        two = two.outer()
+    paired = _pairing(one, two)
+    if paired is not None:
+        return paired
+    return jnp.einsum("ncp,mdp->ncmd", one.dense(), two.dense())
+
+
+def _meet(one: Outer | Readout, two: Outer | Readout) -> Float[Array, "N C M D"]:
+    """g g' of two layers met once."""
+    if isinstance(one, Readout) and isinstance(two, Readout):
+        return jnp.eye(one.outputs, dtype=one.a.dtype)[None, :, None, :]
+    if isinstance(one, Readout):
+        return jnp.transpose(_gradients(two), (2, 0, 1))[None]
+    if isinstance(two, Readout):
+        return _gradients(one)[:, :, None, :]
+    return jnp.einsum("nco,mdo->ncmd", _gradients(one), _gradients(two))
+
+
+def _pairing(one: Factor, two: Factor) -> Float[Array, "N C M D"] | None:
+    """The product by pairs of positions, where that takes fewer operations.
+
+    For each two examples sum_ts (a_t a'_s) (g_ct g'_ds): T S (I + D O) + C D T O
+    operations, against C D P for dense Jacobians (P = I O).
+    """
+    if isinstance(one, Dense) or isinstance(two, Dense):
+        return None
+    if not isinstance(one, Outer | Rows) or not isinstance(two, Outer | Rows):
+        return None
+    t, s = one.g.shape[2], two.g.shape[2]
+    c, d, o = one.g.shape[1], two.g.shape[1], one.g.shape[-1]
+    into = one.size if isinstance(one, Rows) else one.a.shape[-1]
+    looked_up = isinstance(one, Rows) and isinstance(two, Rows)
+    pairs = t * s * ((1 if looked_up else into) + d * o) + c * d * t * o
+    if pairs >= c * d * into * o:
+        return None
+
+    def row(at):
+        if isinstance(one, Rows) and isinstance(two, Rows):
+            ids, g = at
+            met = (ids[:, None, None] == two.ids[None]).astype(g.dtype)
+        else:
+            a, g = at
+            right = two.outer() if isinstance(two, Rows) else two
+            met = jnp.einsum("ti,msi->tms", a, right.a)
+        moved = jnp.einsum("tms,mdso->tmdo", met, two.g)
+        return jnp.einsum("cto,tmdo->cmd", g, moved)
+
+    if isinstance(one, Rows) and not isinstance(two, Rows):
+        one = one.outer()
+    left = one.ids if isinstance(one, Rows) else one.a
+    return jax.lax.map(row, (left, one.g))
+
+
+def _trace_gram(one: Factor, two: Factor) -> Float[Array, "N M"]:
+    if _once(one) and _once(two):
+        inner = _data(one) @ _data(two).T
+        if isinstance(one, Readout) and isinstance(two, Readout):
+            return one.outputs * inner
+        left = one.outer() if isinstance(one, Readout) else one
+        right = two.outer() if isinstance(two, Readout) else two
+        n, m = inner.shape
+        flat = _gradients(left).reshape(n, -1) @ _gradients(right).reshape(m, -1).T
+        return inner * flat
+    return jnp.einsum("ncp,mcp->nm", one.dense(), two.dense())
+
+
+def _output_gram(one: Factor, two: Factor) -> Float[Array, "C N M"]:
+    if _once(one) and _once(two):
+        inner = _data(one) @ _data(two).T
+        if isinstance(one, Readout) and isinstance(two, Readout):
+            return jnp.broadcast_to(inner, (one.outputs, *inner.shape))
+        left = one.outer() if isinstance(one, Readout) else one
+        right = two.outer() if isinstance(two, Readout) else two
+        return inner * jnp.einsum("nco,mco->cnm", _gradients(left), _gradients(right))
+    return jnp.einsum("ncp,mcp->cnm", one.dense(), two.dense())
+
+
+def _own_gram(leaf: Factor) -> Float[Array, "N C C"]:
+    if isinstance(leaf, Readout):
+        size = jnp.sum(leaf.a**2, axis=-1)[:, None, None]
+        return size * jnp.eye(leaf.outputs, dtype=leaf.a.dtype)
+    if isinstance(leaf, Outer) and leaf.once:
+        g = _gradients(leaf)
+        size = jnp.sum(leaf.a[:, 0] ** 2, axis=-1)[:, None, None]
+        return size * jnp.einsum("nco,ndo->ncd", g, g)
+    if isinstance(leaf, Rows):
+        # only positions that meet the same row have a product
+        same = (leaf.ids[:, :, None] == leaf.ids[:, None, :]).astype(leaf.g.dtype)
+        moved = jnp.einsum("nts,ndso->ndto", same, leaf.g)
+        return jnp.einsum("ncto,ndto->ncd", leaf.g, moved)
+    j = leaf.dense()
+    return jnp.einsum("ncp,ndp->ncd", j, j)
+
+
+def push(factors: Factors, tangent: list[Array]) -> Float[Array, "N K"]:
     """J v for v given as raveled leaves."""
-    total = jnp.zeros_like(factors.outputs)
+    n = factors.outputs.shape[0]
+    total = jnp.zeros((n, factors.weighed), factors.outputs.dtype)
     for leaf, v in zip(factors.leaves, tangent, strict=True):
-        if isinstance(leaf, Outer):
-            matrix = _matrix(leaf, v)
-            total = total + jnp.einsum("ncto,oi,nti->nc", leaf.g, matrix, leaf.a)
-        else:
-            total = total + leaf.j @ v
+        total = total + _push(leaf, v)
     return total
 
 
-def pull(factors: Factors, cotangent: Float[Array, "N C"]) -> list[Array]:
-    """J^T u as raveled leaves."""
-    out = []
-    for leaf in factors.leaves:
-        if isinstance(leaf, Outer):
-            pattern = "nc,ncto,nti->oi" if leaf.output_first else "nc,ncto,nti->io"
-            value = jnp.einsum(pattern, cotangent, leaf.g, leaf.a)
-            out.append(value.reshape(-1))
-        else:
-            out.append(jnp.einsum("nc,ncp->p", cotangent, leaf.j))
-    return out
-
-
-def _matrix(leaf: Outer, v: Float[Array, " P"]) -> Float[Array, "O I"]:
+def _push(leaf: Factor, v: Float[Array, " P"]) -> Float[Array, "N K"]:
+    if isinstance(leaf, Dense):
+        return leaf.j @ v
+    if isinstance(leaf, Rows):
+        met = v.reshape(leaf.size, -1)[leaf.ids]
+        return jnp.einsum("ncto,nto->nc", leaf.g, met)
+    if isinstance(leaf, Readout):
+        shape = (leaf.outputs, leaf.a.shape[-1])
+        return leaf.a @ _matrix(v, shape, output_first=leaf.output_first).T
     shape = (leaf.g.shape[-1], leaf.a.shape[-1])
-    return v.reshape(shape) if leaf.output_first else v.reshape(shape[::-1]).T
+    matrix = _matrix(v, shape, output_first=leaf.output_first)
+    moved = jnp.einsum("oi,nti->nto", matrix, leaf.a)
+    return jnp.einsum("ncto,nto->nc", leaf.g, moved)
 
 
-def dense(factors: Factors, deviations: list[Array]) -> Float[Array, "N C P"]:
+def pull(factors: Factors, cotangent: Float[Array, "N K"]) -> list[Array]:
+    """J^T u as raveled leaves."""
+    return [_pull(leaf, cotangent) for leaf in factors.leaves]
+
+
+def _pull(leaf: Factor, u: Float[Array, "N K"]) -> Float[Array, " P"]:
+    if isinstance(leaf, Dense):
+        return jnp.einsum("nc,ncp->p", u, leaf.j)
+    if isinstance(leaf, Readout):
+        matrix = u.T @ leaf.a
+        return (matrix if leaf.output_first else matrix.T).reshape(-1)
+    weighed = jnp.einsum("nc,ncto->nto", u, leaf.g)
+    if isinstance(leaf, Rows):
+        table = jnp.zeros((leaf.size, weighed.shape[-1]), weighed.dtype)
+        return table.at[leaf.ids].add(weighed).reshape(-1)
+    matrix = jnp.einsum("nto,nti->oi", weighed, leaf.a)
+    return (matrix if leaf.output_first else matrix.T).reshape(-1)
+
+
+def _matrix(
+    v: Float[Array, " P"], shape: tuple[int, int], *, output_first: bool
+) -> Float[Array, "O I"]:
+    return v.reshape(shape) if output_first else v.reshape(shape[::-1]).T
+
+
+def dense(factors: Factors, deviations: list[Array]) -> Float[Array, "N K P"]:
     """J diag(deviation): the explicit Jacobian, each leaf scaled by one number."""
     parts = [
         leaf.dense() * deviation
         for leaf, deviation in zip(factors.leaves, deviations, strict=True)
     ]
     return jnp.concatenate(parts, axis=-1)
-
-
-def chunk_size(jacobian: Jacobian, outputs: int, itemsize: int) -> int:
-    """Examples whose dense Jacobian rows fit into `CHUNK_BYTES`.
-
-    A row costs C (A + P) numbers: C backward passes through A activations, and the
-    row itself.
-    """
-    numbers = outputs * (jacobian.plan.activations + jacobian.size)
-    return max(1, CHUNK_BYTES // max(1, numbers * itemsize))
-
-
-def factor_chunk_size(jacobian: Jacobian, outputs: int, itemsize: int) -> int:
-    """Examples whose factors fit into `CHUNK_BYTES`.
-
-    A dense layer met once costs I + C O numbers; every other leaf is counted dense,
-    C P, which some of its products need.
-    """
-    numbers = outputs * jacobian.plan.activations
-    for leaf in jacobian.subset:
-        shape, site = jacobian.plan.shapes[leaf], jacobian.site(leaf)
-        if site is None or site.positions > 1:
-            numbers += outputs * math.prod(shape)
-        else:
-            out, into = shape if site.output_first else shape[::-1]
-            numbers += into + outputs * out
-    return max(1, CHUNK_BYTES // max(1, numbers * itemsize))
-
-
-def rows(x: PyTree) -> int:
-    """The number of examples in x."""
-    return jax.tree.leaves(x)[0].shape[0]
-
-
-def map_chunks(fn: Callable, x: PyTree, size: int) -> PyTree:
-    """Apply a batched `fn` to x in chunks of at most `size` rows; join the results."""
-    total = rows(x)
-    if size >= total:
-        return fn(x)
-    parts = [
-        fn(jax.tree.map(lambda leaf, s=start: leaf[s : s + size], x))
-        for start in range(0, total, size)
-    ]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)

@@ -1,19 +1,20 @@
-"""Sites: the places where a parameter leaf meets data.
+"""Sites: the places where a weight array meets data.
 
 The forward pass of one example is traced once with each parameter leaf wrapped in a
-`quax` array value. Where a weight matrix is contracted with data, the Jacobian of the
-output with respect to it is an outer product of the data `a` and the output gradient
-`g`; where a vector is added, it is `g` itself. Any other use of a leaf materializes it,
-which sends the whole leaf on the generic route (its dense Jacobian).
-
-In which order parameters meet data, sites or not, is read off the jaxpr of the forward
-pass: a weight may be materialized long before the product it serves.
+`quax` array value. Where a leaf is contracted with data (a dense layer, a convolution)
+or rows of it are looked up (an embedding), the Jacobian of the output with respect to
+it is a sum of outer products of the data `a` and the output gradient `g`. Any other use
+of a leaf materializes it, which sends the whole leaf on the generic route: its dense
+Jacobian by reverse mode. For biases, norm scales and other vectors that route is as
+cheap as any.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -25,6 +26,8 @@ from jax.extend.core import primitives
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
+from ntkuq.linearize.patches import patches
+from ntkuq.linearize.program import Use, program, readout, uses
 from ntkuq.models import forward, parameters
 
 
@@ -32,34 +35,32 @@ class Site(NamedTuple):
     """One place where a leaf meets data.
 
     leaf: position of the leaf in `jax.tree.leaves(parameters(model))`.
-    kind: "dense" (a matrix contracted with data) or "bias" (a vector added).
-    output_first: dense only: is the leaf (out, in), Equinox's layout?
+    kind: "dense" (contracted with data), "conv" (convolved), or "rows" (looked up).
+    output_first: does the leaf ravel to (out, in), as Equinox's layers do?
+    into: how many numbers of data are contracted; for "rows" the number of rows.
     shape: shape of the operation's output.
-    permutation: brings the output's axes to (*positions, out).
+    permutation: brings the output's axes to (*positions, *out).
+    free: how many axes at the end of that are `out`.
     """
 
     leaf: int
     kind: str
     output_first: bool
+    into: int
     shape: tuple[int, ...]
     permutation: tuple[int, ...]
+    free: int
 
     @property
     def positions(self) -> int:
         """How often one example meets the leaf here (1 for a plain dense layer)."""
-        return math.prod(self.shape[axis] for axis in self.permutation[:-1])
+        cut = len(self.permutation) - self.free
+        return math.prod(self.shape[axis] for axis in self.permutation[:cut])
 
-
-class Use(NamedTuple):
-    """One place where parameters meet data, on whatever route.
-
-    leaves: positions of the leaves in `jax.tree.leaves(parameters(model))`; several
-        where they were combined before they met data.
-    added: were they added to data (or subtracted), not multiplied or anything else?
-    """
-
-    leaves: tuple[int, ...]
-    added: bool
+    @property
+    def out(self) -> int:
+        """The number of outputs at one position."""
+        return math.prod(self.shape) // self.positions
 
 
 class Recorder:
@@ -68,39 +69,44 @@ class Recorder:
     Args:
         arrays: the leaves as `trace` was given them.
         generic: positions of the leaves whose sites are not recorded.
-        deltas: one zero array a site, to which `jax.vjp` differentiates; `None` while
-            sites are searched.
+        deltas: for each site a zero array, to which `jax.vjp` differentiates, or `None`
+            where its gradient is known; `None` while sites are searched.
     """
 
     def __init__(
         self,
         arrays: list[Array],
         generic: frozenset[int],
-        deltas: list[Array] | None = None,
+        deltas: list[Array | None] | None = None,
     ):
         self.arrays = arrays
+        #: the arrays that stand for leaves at the level of `trace`, transposes included
+        self.views = list(arrays)
         self.generic = set(generic)
         self.deltas = deltas
         self.sites: list[Site] = []
-        self.inputs: list[Array | None] = []
+        self.inputs: list[Array] = []
 
-    def record(self, site: Site, data: Array | None, out: Array) -> Array:
-        """Note a site; add its delta."""
+    def record(self, site: Site, data: Callable[[], Array], out: Array) -> Array:
+        """Note a site and its data, (T, I) or (T,); add its delta."""
         if site.leaf in self.generic:
             return out
         number = len(self.sites)
         self.sites.append(site)
-        self.inputs.append(data)
-        if self.deltas is None:
-            return out
-        return out + self.deltas[number].astype(out.dtype)
+        self.inputs.append(data())
+        delta = None if self.deltas is None else self.deltas[number]
+        return out if delta is None else out + delta.astype(out.dtype)
 
 
 class Leaf(quax.ArrayValue):
-    """A parameter leaf that reports how it is used."""
+    """A parameter leaf that reports how it is used.
+
+    Axis n of `array` is axis `order[n]` of the leaf.
+    """
 
     array: Array
     index: int = eqx.field(static=True)
+    order: tuple[int, ...] = eqx.field(static=True)
     recorder: Recorder = eqx.field(static=True)
 
     def aval(self):
@@ -116,7 +122,22 @@ class Leaf(quax.ArrayValue):
         Inside a custom derivative rule quax rebuilds the leaf around an inner tracer,
         which must not leave that rule: no site there.
         """
-        return self.array is self.recorder.arrays[self.index]
+        return any(self.array is view for view in self.recorder.views)
+
+    def plain(self) -> bool:
+        """Are the axes those of the leaf?"""
+        return self.order == tuple(range(self.array.ndim))
+
+
+@quax.register(primitives.transpose_p)
+def _transpose(leaf: Leaf, *, permutation: tuple[int, ...]):
+    turned = primitives.transpose_p.bind(leaf.array, permutation=permutation)
+    if not leaf.outside():
+        leaf.materialise()
+        return turned
+    leaf.recorder.views.append(turned)
+    order = tuple(leaf.order[axis] for axis in permutation)
+    return Leaf(turned, leaf.index, order, leaf.recorder)
 
 
 @quax.register(primitives.dot_general_p)
@@ -130,47 +151,118 @@ def _dot_right(data: ArrayLike, leaf: Leaf, **options):
 
 
 def _dot(leaf: Leaf, data: ArrayLike, options: dict, *, weight_left: bool) -> Array:
-    """Matrix times data, contracted over one axis: J = sum over positions of g a^T."""
+    """Weights times data: J = sum over positions of g a^T."""
     (left, right), batch = options["dimension_numbers"]
     weight_axes, data_axes = (left, right) if weight_left else (right, left)
-    plain = leaf.array.ndim == 2 and len(weight_axes) == 1 and batch == ((), ())
     operands = (leaf.array, data) if weight_left else (data, leaf.array)
     out = primitives.dot_general_p.bind(*operands, **options)
-    if not (plain and leaf.outside()):
+    ndim = leaf.array.ndim
+    pairs = sorted((leaf.order[w], d) for w, d in zip(weight_axes, data_axes))
+    met = [axis for axis, _ in pairs]
+    trailing = met == list(range(ndim - len(met), ndim))
+    leading = met == list(range(len(met)))
+    if batch != ((), ()) or not (trailing or leading) or not leaf.outside():
         leaf.materialise()
         return out
     # the output's free axes are those of the left operand, then of the right
-    axes = tuple(range(np.ndim(data)))
-    permutation = (*axes[1:], 0) if weight_left else axes
+    free = [leaf.order[axis] for axis in range(ndim) if axis not in weight_axes]
+    others = np.ndim(data) - len(met)
+    first = 0 if weight_left else others
+    outs = [first + free.index(axis) for axis in sorted(free)]
+    start = len(free) if weight_left else 0
+    contracted = tuple(axis for _, axis in pairs)
+    into = math.prod(np.shape(data)[axis] for axis in contracted)
     site = Site(
         leaf=leaf.index,
         kind="dense",
-        output_first=weight_axes[0] == 1,
+        output_first=trailing,
+        into=into,
         shape=out.shape,
-        permutation=permutation,
+        permutation=(*range(start, start + others), *outs),
+        free=len(outs),
     )
-    a = jnp.moveaxis(jnp.asarray(data), data_axes[0], -1)
-    return leaf.recorder.record(site, a, out)
+
+    def inputs() -> Array:
+        last = tuple(range(others, np.ndim(data)))
+        a = jnp.moveaxis(jnp.asarray(data), contracted, last)
+        return a.reshape(-1, into)
+
+    return leaf.recorder.record(site, inputs, out)
 
 
-@quax.register(primitives.add_p)
-def _add_left(leaf: Leaf, data: ArrayLike, **options):
-    return _add(leaf, data, options)
-
-
-@quax.register(primitives.add_p)
-def _add_right(data: ArrayLike, leaf: Leaf, **options):
-    return _add(leaf, data, options)
-
-
-def _add(leaf: Leaf, data: ArrayLike, options: dict) -> Array:
-    """Leaf plus data of the same shape: J = g."""
-    out = primitives.add_p.bind(leaf.array, jnp.asarray(data), **options)
-    if np.shape(data) != leaf.array.shape or not leaf.outside():
+@quax.register(primitives.conv_general_dilated_p)
+def _conv(data: ArrayLike, leaf: Leaf, **options):
+    """A convolution is a matrix product with the patches of the data."""
+    out = primitives.conv_general_dilated_p.bind(data, leaf.array, **options)
+    numbers = options["dimension_numbers"]
+    rest = [axis for axis in range(leaf.array.ndim) if axis != numbers.rhs_spec[0]]
+    grouped = options["feature_group_count"] > 1 or options["batch_group_count"] > 1
+    middle = numbers.rhs_spec[0] not in (0, leaf.array.ndim - 1)
+    if grouped or middle or not leaf.plain() or not leaf.outside():
         leaf.materialise()
         return out
-    site = Site(leaf.index, "bias", True, out.shape, tuple(range(out.ndim)))
-    return leaf.recorder.record(site, None, out)
+    batch, feature, *spatial = numbers.out_spec
+    site = Site(
+        leaf=leaf.index,
+        kind="conv",
+        output_first=numbers.rhs_spec[0] == 0,
+        into=math.prod(leaf.array.shape[axis] for axis in rest),
+        shape=out.shape,
+        permutation=(batch, *spatial, feature),
+        free=1,
+    )
+
+    def inputs() -> Array:
+        kernel = [leaf.array.shape[axis] for axis in numbers.rhs_spec[2:]]
+        found = patches(jnp.asarray(data), tuple(kernel), options)
+        # (positions, in, *kernel) to the leaf's own order of these axes
+        where = [numbers.rhs_spec[1:].index(axis) for axis in rest]
+        return jnp.transpose(found, (0, *(1 + w for w in where))).reshape(-1, site.into)
+
+    return leaf.recorder.record(site, inputs, out)
+
+
+@quax.register(primitives.gather_p)
+def _gather(leaf: Leaf, indices: ArrayLike, **options):
+    """Rows looked up in a table, with indices within its bounds."""
+    out = primitives.gather_p.bind(leaf.array, indices, **options)
+    numbers, shape = options["dimension_numbers"], leaf.array.shape
+    whole = len(shape) == 2 and tuple(options["slice_sizes"]) == (1, shape[1])
+    plain = numbers.start_index_map[:1] == (0,) and not numbers.operand_batching_dims
+    if not (whole and plain and leaf.plain() and leaf.outside()):
+        leaf.materialise()
+        return out
+    return _rows(leaf, lambda: jnp.asarray(indices)[..., 0], out, numbers.offset_dims[-1])
+
+
+@quax.register(primitives.dynamic_slice_p)
+def _slice(leaf: Leaf, *starts: ArrayLike, slice_sizes: tuple[int, ...]):
+    """One row of a table."""
+    out = primitives.dynamic_slice_p.bind(leaf.array, *starts, slice_sizes=slice_sizes)
+    shape = leaf.array.shape
+    whole = len(shape) == 2 and tuple(slice_sizes) == (1, shape[1])
+    if not (whole and leaf.plain() and leaf.outside()):
+        leaf.materialise()
+        return out
+    return _rows(leaf, lambda: jnp.asarray(starts[0]), out, 1)
+
+
+def _rows(leaf: Leaf, indices: Callable[[], Array], out: Array, width: int) -> Array:
+    size = leaf.array.shape[0]
+    site = Site(
+        leaf=leaf.index,
+        kind="rows",
+        output_first=False,
+        into=size,
+        shape=out.shape,
+        permutation=(*(n for n in range(out.ndim) if n != width), width),
+        free=1,
+    )
+
+    def inputs() -> Array:
+        return jnp.clip(indices().reshape(-1), 0, size - 1)
+
+    return leaf.recorder.record(site, inputs, out)
 
 
 @quax.register(primitives.jit_p, precedence=1)
@@ -204,6 +296,8 @@ class Plan(eqx.Module):
         activations: numbers that the forward pass of one example makes.
         uses: where parameters meet data, generic leaves too, in the order of the
             forward pass.
+        readout: the leaves of a linear last layer, whose Jacobian is known without a
+            backward pass: the outputs are matrix @ data + biases + anything else.
     """
 
     sites: tuple[Site, ...] = eqx.field(static=True)
@@ -211,6 +305,7 @@ class Plan(eqx.Module):
     shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     activations: int = eqx.field(static=True)
     uses: tuple[Use, ...] = eqx.field(static=True)
+    readout: tuple[int, ...] = eqx.field(static=True, default=())
 
     @property
     def leaves(self) -> int:
@@ -250,7 +345,10 @@ class Plan(eqx.Module):
 def trace(model: PyTree, x: PyTree, recorder: Recorder) -> Array:
     """The outputs (C,) of one example, with each use of a leaf reported."""
     skeleton = parameters(model)
-    tagged = [Leaf(array, n, recorder) for n, array in enumerate(recorder.arrays)]
+    tagged = [
+        Leaf(array, n, tuple(range(array.ndim)), recorder)
+        for n, array in enumerate(recorder.arrays)
+    ]
     tree = jax.tree.unflatten(jax.tree.structure(skeleton), tagged)
     rest = eqx.filter(model, eqx.is_inexact_array, inverse=True)
 
@@ -270,13 +368,49 @@ def find_sites(model: PyTree, x: PyTree) -> Plan:
 
     >>> layer = eqx.nn.Linear(3, 2, key=jax.random.key(0))
     >>> [site.kind for site in find_sites(layer, jnp.zeros(3)).sites]
-    ['dense', 'bias']
+    ['dense']
     """
+    abstract = jax.tree.map(jax.typeof, eqx.filter((model, x), eqx.is_array))
+    rest = eqx.filter((model, x), eqx.is_array, inverse=True)
+    try:
+        return _cached(*_hashable(abstract), *_hashable(rest))(model, x)
+    except TypeError as error:
+        # a module may hold something static that cannot be hashed
+        if "unhashable" not in str(error):
+            raise
+        return _find_sites(model, x)
+
+
+def _hashable(tree: PyTree) -> tuple[tuple, Any]:
+    leaves, structure = jax.tree.flatten(tree)
+    return tuple(leaves), structure
+
+
+class _Once:
+    """The plan of one kind of network, made at the first call."""
+
+    def __init__(self):
+        self.plan: Plan | None = None
+
+    def __call__(self, model: PyTree, x: PyTree) -> Plan:
+        if self.plan is None:
+            self.plan = _find_sites(model, x)
+        return self.plan
+
+
+@functools.lru_cache(maxsize=256)
+def _cached(*key: Any) -> _Once:
+    # Plans depend on shapes and on what is static, as compiled programs do.
+    del key
+    return _Once()
+
+
+def _find_sites(model: PyTree, x: PyTree) -> Plan:
     leaves = jax.tree.leaves(parameters(model))
     shapes = tuple(leaf.shape for leaf in leaves)
     everything = tuple(range(len(leaves)))
-    program = _program(model, x)
-    size, uses = _made(program), _uses(program, len(leaves))
+    steps = program(model, x)
+    size, used = steps.activations, uses(steps)
     generic: frozenset[int] = frozenset()
     while True:
         seen: list[Recorder] = []
@@ -288,77 +422,19 @@ def find_sites(model: PyTree, x: PyTree) -> Plan:
         try:
             jax.eval_shape(run, leaves, x)
         except NotImplementedError:  # quax has no rule for custom_vjp
-            return Plan((), everything, shapes, size, uses)
+            return Plan((), everything, shapes, size, used)
         (recorder,) = seen
         # a leaf met at a site first and materialized later is generic as a whole
         if recorder.generic == set(generic):
             break
         generic = frozenset(recorder.generic)
-    met = {site.leaf for site in recorder.sites}
+    sites = tuple(recorder.sites)
+    met = {site.leaf for site in sites}
     unmet = tuple(n for n in everything if n not in met)
-    return Plan(tuple(recorder.sites), unmet, shapes, size, uses)
-
-
-def _program(model: PyTree, x: PyTree) -> core.Jaxpr:
-    """One forward pass; its first inputs are the parameter leaves."""
-    tree, rest = eqx.partition(model, eqx.is_inexact_array)
-    leaves, structure = jax.tree.flatten(tree)
-
-    def run(leaves, x):
-        return forward(eqx.combine(jax.tree.unflatten(structure, leaves), rest), x)
-
-    return jax.make_jaxpr(run)(leaves, x).jaxpr
-
-
-def _uses(program: core.Jaxpr, leaves: int) -> tuple[Use, ...]:
-    data = len(program.invars) - leaves
-    inputs = [*(frozenset([n]) for n in range(leaves)), *[None] * data]
-    return tuple(_meetings(program, inputs)[0])
-
-
-def _meetings(
-    program: core.Jaxpr, inputs: list[frozenset[int] | None]
-) -> tuple[list[Use], list[frozenset[int] | None]]:
-    """The uses in a program, and what its outputs are made of.
-
-    A value is made of data (`None`), or else of the leaves in a set.
-    """
-    made = dict(zip(program.invars, inputs, strict=True))
-    none = frozenset[int]()
-
-    def look(atom) -> frozenset[int] | None:
-        # literals and constants are made of no leaves
-        return none if isinstance(atom, core.Literal) else made.get(atom, none)
-
-    uses: list[Use] = []
-    for equation in program.eqns:
-        given = [look(atom) for atom in equation.invars]
-        if equation.primitive is primitives.jit_p:
-            inner, out = _meetings(equation.params["jaxpr"].jaxpr, given)
-            uses += inner
-        else:
-            met = none.union(*(one for one in given if one is not None))
-            data = any(one is None for one in given)
-            if data and met:
-                added = equation.primitive in (primitives.add_p, primitives.sub_p)
-                uses.append(Use(tuple(sorted(met)), added))
-            out = [None if data else met] * len(equation.outvars)
-        made.update(zip(equation.outvars, out, strict=True))
-    return uses, [look(atom) for atom in program.outvars]
-
-
-def _made(jaxpr) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        inner = [_made(sub) for sub in _inner(equation.params)]
-        own = sum(math.prod(var.aval.shape) for var in equation.outvars)
-        repeats = equation.params.get("length", 1)
-        total += max(own, repeats * sum(inner))
-    return total
-
-
-def _inner(params: dict) -> list:
-    """The jaxprs inside an equation: of a jitted function, a loop, a branch."""
-    values = jax.tree.leaves(list(params.values()))
-    closed = [getattr(value, "jaxpr", value) for value in values]
-    return [value for value in closed if hasattr(value, "eqns")]
+    end = readout(steps)
+    ends: tuple[int, ...] = ()
+    if end is not None:
+        last = [site for site in sites if site.leaf == end.matrix]
+        if len(last) == 1 and last[0].kind == "dense" and last[0].positions == 1:
+            ends = (end.matrix, *end.biases)
+    return Plan(sites, unmet, shapes, size, used, ends)

@@ -10,12 +10,23 @@ from ntkuq.models.hyperparameters import (
 )
 from ntkuq.models.likelihoods import (
     AbstractLikelihood as AbstractLikelihood,
+    AbstractLink as AbstractLink,
     Bernoulli as Bernoulli,
     Categorical as Categorical,
     Gaussian as Gaussian,
     HeteroscedasticGaussian as HeteroscedasticGaussian,
+    IntegratedDensity as IntegratedDensity,
+    KnownNoise as KnownNoise,
+    LaplaceBridge as LaplaceBridge,
+    LogDensity as LogDensity,
     Marginal as Marginal,
+    MeanField as MeanField,
+    MonteCarlo as MonteCarlo,
+    NoisyTargets as NoisyTargets,
     Poisson as Poisson,
+    Positions as Positions,
+    Probit as Probit,
+    log_density as log_density,
 )
 from ntkuq.models.network import (
     Network as Network,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,18 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, PyTree
 
 from ntkuq.data import Dataset
-from ntkuq.models.likelihoods import AbstractLikelihood, Categorical, Gaussian
-from ntkuq.models.network import Network, as_network, count, forward, parameters
+from ntkuq.models.likelihoods import (
+    AbstractLikelihood,
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    HeteroscedasticGaussian,
+    KnownNoise,
+    NoisyTargets,
+    Poisson,
+    Positions,
+)
+from ntkuq.models.network import Network, as_network, count, parameters
 from ntkuq.models.priors import AbstractPrior, NormalPrior
 from ntkuq.models.scaling import AbstractScaling, Identity
 
@@ -35,6 +47,12 @@ class BNN(eqx.Module):
         prior: `NormalPrior`, `FanInPrior`.
         scaling: `Standardize()` or `None`; fitted on the training data by `fit`, and
             undone in predictions, which are in the units of the data.
+        target_shape: shape of the targets of one example where they have more than one
+            axis, set by `prepare`; predictions come back in it.
+
+    Targets may have any shape (N, …). A network has its outputs in the shape of the
+    targets of an example; for class codes (N, T) or (N, H, W) it adds the classes as
+    the last axis: (T, K), (H, W, K). Inside, outputs are flat: (N, C).
 
     >>> import equinox as eqx
     >>> from ntkuq.models import Gaussian
@@ -46,6 +64,7 @@ class BNN(eqx.Module):
     likelihood: AbstractLikelihood
     prior: AbstractPrior = NormalPrior()
     scaling: AbstractScaling = eqx.field(converter=_as_scaling, default=None)
+    target_shape: tuple[int, ...] | None = eqx.field(static=True, default=None)
 
     @property
     def trained(self) -> bool:
@@ -95,54 +114,80 @@ class BNN(eqx.Module):
             "likelihood": self.likelihood,
             "prior": self.prior,
             "scaling": self.scaling,
+            "target_shape": self.target_shape,
         }
         return BNN(**(fields | changes))
 
     def prepare(self, data: Dataset) -> BNN:
         """The problem with its scaling fitted on `data`, which are checked.
 
+        Known noise scales of the data turn a `Gaussian` into `KnownNoise`; targets of
+        more than one axis turn `Categorical`, `Bernoulli` and `Poisson` into
+        `Positions`.
+
         Raises:
             TypeError: for class labels that are not integers.
             ValueError: where network, likelihood and data do not fit, a constant
-                target is to be standardized, or the data have known noise scales or
-                weights, which no method takes into account yet.
+                target is to be standardized, or the data have weights, which no method
+                takes into account yet.
         """
-        for name in ("noise_scale", "weight"):
-            if getattr(data, name) is not None:
-                raise ValueError(
-                    f"Dataset.{name} is not used by any method yet: expected a data "
-                    f"set without it, got one with it; leave {name} out"
-                )
+        if data.weight is not None:
+            raise ValueError(
+                "Dataset.weight is not used by any method yet: expected a data set "
+                "without it, got one with it; leave weight out"
+            )
         y = np.asarray(data.y)
         if self.likelihood.classes and not np.issubdtype(y.dtype, np.integer):
             raise TypeError(
                 f"{type(self.likelihood).__name__}: expected integer class codes "
                 f"0, 1, …, got targets of type {y.dtype}"
             )
-        continuous = type(self.likelihood).continuous
-        scaling = self.scaling.fit(data.x, y, continuous=continuous)
-        bnn = self._replace(scaling=scaling)
+        likelihood = _fitting(self.likelihood, data)
+        continuous = likelihood.continuous
+        flat = y.ndim > 2 and not isinstance(likelihood, Positions)
+        bnn = self._replace(
+            likelihood=likelihood,
+            scaling=self.scaling.fit(data.x, y, continuous=continuous),
+            target_shape=y.shape[1:] if flat else None,
+        )
         bnn.check_outputs(data)
         return bnn
 
+    def need_common_noise(self, method: str) -> None:
+        """Raise `ValueError` where noise is known by datum, which `method` ignores."""
+        if isinstance(self.likelihood, KnownNoise):
+            raise ValueError(
+                f"Dataset.noise_scale is not used by {method}: expected a data set "
+                "without it, got one with it; leave noise_scale out, or use Laplace"
+            )
+
     def check_outputs(self, data: Dataset) -> None:
         """Raise `ValueError` where outputs, likelihood and targets do not fit."""
-        expected, found = self.likelihood.outputs(data.y), self.outputs(data)
+        likelihood = self.likelihood
+        shape = self._output_shape(data.x)
+        expected, found = likelihood.outputs(data.y), math.prod(shape)
+        count = likelihood.count if isinstance(likelihood, Positions) else 1
         # a network may know more classes than this data set shows
-        several = isinstance(self.likelihood, Categorical)
-        if found != expected and not (several and found > expected):
+        several = isinstance(_plain(likelihood), Categorical)
+        more = several and found > expected and found % count == 0
+        if found != expected and not more:
             raise ValueError(
-                f"{type(self.likelihood).__name__} asks for {expected} network "
+                f"{type(_plain(likelihood)).__name__} asks for {expected} network "
                 f"output(s){' or more' if several else ''} for these targets; the "
                 f"network has {found}: change its last layer or the likelihood"
             )
+        if np.ndim(data.y) > 1 and not isinstance(likelihood, HeteroscedasticGaussian):
+            _check_axes(shape, np.shape(data.y)[1:], found // _size(data.y))
 
     def outputs(self, data: Dataset) -> int:
         """The number of network outputs C (the network is traced, not run)."""
         return self._outputs(data.x)
 
     def _outputs(self, x: PyTree) -> int:
-        """The number of outputs for inputs like x, before or after scaling."""
+        return math.prod(self._output_shape(x))
+
+    def _output_shape(self, x: PyTree) -> tuple[int, ...]:
+        """The shape of the outputs for one of inputs like x, before or after scaling."""
         shapes = [np.shape(leaf) for leaf in jax.tree.leaves(x)]
         if not shapes or any(len(s) == 0 or s[0] != shapes[0][0] for s in shapes):
             raise ValueError(
@@ -160,7 +205,7 @@ class BNN(eqx.Module):
             return jax.ShapeDtypeStruct(leaf.shape[1:], jnp.int32 if keep else dtype)
 
         try:
-            out = eqx.filter_eval_shape(forward, model, jax.tree.map(example, x))
+            out = eqx.filter_eval_shape(_call, model, jax.tree.map(example, x))
         # whatever a network raises on inputs that it does not take
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
             what = ", ".join(str(s[1:]) for s in shapes)
@@ -171,7 +216,7 @@ class BNN(eqx.Module):
                 "(leading axis: examples), and switch randomness off in the network "
                 "(equinox.nn.inference_mode)"
             ) from error
-        return out.shape[0]
+        return out.shape
 
     def size(self) -> int:
         """The number of parameters P."""
@@ -194,10 +239,80 @@ class BNN(eqx.Module):
             lambda a: jnp.asarray(a, jnp.int32 if _whole(a) else dtype), scaled
         )
 
-    def targets(self, data: Dataset, dtype: DTypeLike | None = None) -> Array:
-        """Targets: (N, D) scaled floats, or (N,) class codes or counts as int32."""
+    def targets(
+        self, data: Dataset, dtype: DTypeLike | None = None
+    ) -> Array | NoisyTargets:
+        """Targets: (N, D) scaled floats, or (N, …) class codes or counts as int32.
+
+        With known noise scales the pair of scaled targets and scaled deviations.
+
+        Raises:
+            ValueError: where the noise of the data is known and the problem has not
+                been prepared for that, or the other way round.
+        """
+        known = isinstance(self.likelihood, KnownNoise)
+        if known != (data.noise_scale is not None):
+            raise ValueError(
+                f"targets: expected data {'with' if known else 'without'} noise_scale, "
+                f"as {type(self.likelihood).__name__} asks for: bnn.prepare(data) fits "
+                "the likelihood to the data"
+            )
         if not self.likelihood.continuous:
             return jnp.asarray(np.asarray(data.y, np.int32))
         dtype = dtype or (self.dtype if self.trained else jnp.zeros(()).dtype)
         y = np.asarray(data.y, np.float64).reshape(len(data), -1)
-        return jnp.asarray((y - self.scaling.loc()) / self.scaling.scale(), dtype)
+        loc, scale = self.scaling.loc(), self.scaling.scale()
+        value = jnp.asarray((y - loc) / scale, dtype)
+        if data.noise_scale is None:
+            return value
+        noise = np.asarray(data.noise_scale, np.float64).reshape(len(data), -1)
+        return NoisyTargets(
+            value, jnp.asarray(np.broadcast_to(noise / scale, y.shape), dtype)
+        )
+
+
+def _call(model: PyTree, x: PyTree) -> Array:
+    return jnp.asarray(model(x))
+
+
+def _plain(likelihood: AbstractLikelihood) -> AbstractLikelihood:
+    """The likelihood as the user gave it."""
+    if isinstance(likelihood, KnownNoise):
+        return likelihood.new
+    return likelihood.likelihood if isinstance(likelihood, Positions) else likelihood
+
+
+def _fitting(likelihood: AbstractLikelihood, data: Dataset) -> AbstractLikelihood:
+    """The likelihood in the form that these data ask for."""
+    plain = _plain(likelihood)
+    if data.noise_scale is not None:
+        if not isinstance(plain, Gaussian):
+            raise ValueError(
+                "Dataset.noise_scale: expected a Gaussian likelihood, got "
+                f"{type(plain).__name__}, which has no noise scale; leave it out"
+            )
+        return KnownNoise(plain)
+    shape = data.y.shape[1:]
+    split = isinstance(plain, Bernoulli | Categorical | Poisson)
+    split = split or isinstance(likelihood, Positions)
+    return Positions(plain, shape) if split and shape else plain
+
+
+def _size(y: np.ndarray) -> int:
+    return math.prod(np.shape(y)[1:])
+
+
+def _check_axes(found: tuple[int, ...], shape: tuple[int, ...], each: int) -> None:
+    """Raise `ValueError` where the outputs lie in another order than the targets."""
+    wanted = (*shape, each)
+    if len(found) == 1 or _squeezed(found) == _squeezed(wanted):
+        return
+    raise ValueError(
+        f"expected network outputs of shape {shape if each == 1 else wanted}, in the "
+        f"order of the targets{'' if each == 1 else ' and the classes last'}, got "
+        f"{found}: move its axes (jnp.moveaxis)"
+    )
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)

@@ -57,6 +57,8 @@ class MarginalLikelihood(AbstractTune):
         restarts: number of starting points; the first is the method's default, the
             others are drawn around it.
         max_steps: optimizer steps a start.
+        per_layer: fit one prior precision for each parameter array (Laplace), instead
+            of one factor on all of them.
 
     Raises:
         ValueError: unless both are at least 1.
@@ -67,6 +69,7 @@ class MarginalLikelihood(AbstractTune):
 
     restarts: int = 1
     max_steps: int = 200
+    per_layer: bool = False
 
     def __check_init__(self):
         if self.restarts < 1 or self.max_steps < 1:

@@ -10,13 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ntkuq.data import Moments
+
 
 class AbstractScaling(eqx.Module):
     """An affine map of inputs and targets into the network's units."""
 
     @abc.abstractmethod
-    def fit(self, x: PyTree, y: np.ndarray, *, continuous: bool) -> AbstractScaling:
-        """This scaling fitted on training data; itself when it was fitted before."""
+    def fit(
+        self, x: PyTree, y: np.ndarray | Moments, *, continuous: bool
+    ) -> AbstractScaling:
+        """This scaling fitted on training data; itself when it was fitted before.
+
+        Args:
+            x: inputs (N, …), or `Moments` in place of arrays (`Batches.moments`).
+            y: targets (N,) or (N, C), or their `Moments`.
+            continuous: have the targets units, so that they may be scaled?
+        """
 
     @abc.abstractmethod
     def inputs(self, x: PyTree) -> PyTree:
@@ -56,7 +66,8 @@ class Standardize(AbstractScaling):
 
     A feature that is constant up to rounding (its spread is below 1e-10 of its size,
     or 4 times the rounding error of its type) becomes zero, also where a new input
-    differs. Images and other inputs of more than one axis share one mean and scale.
+    differs. Images and other inputs of more than one axis share one mean and scale,
+    and so do targets of more than one axis.
 
     >>> import numpy as np
     >>> s = Standardize().fit(
@@ -74,17 +85,17 @@ class Standardize(AbstractScaling):
     def fit(self, x, y, *, continuous):
         if self.x_loc is not None:
             return self
-        moments = jax.tree.map(_moments, x)
-        loc = jax.tree.map(lambda _, m: m[0], x, moments)
-        scale = jax.tree.map(lambda _, m: m[1], x, moments)
+        fitted = jax.tree.map(_fit, x)
+        loc = jax.tree.map(lambda _, leaf: leaf[0], x, fitted)
+        scale = jax.tree.map(lambda _, leaf: leaf[1], x, fitted)
         if not continuous:
             return Standardize(loc, scale, np.zeros(1), np.ones(1))
-        y = np.asarray(y, np.float64).reshape(len(y), -1)
-        y_loc, y_scale = _moments(y)
+        y_loc, y_scale = (np.atleast_1d(value) for value in _fit(y))
         if np.isinf(y_scale).any():
+            rows = y.count if isinstance(y, Moments) else len(y)
             raise ValueError(
                 "Standardize: expected targets that vary, got a constant target "
-                f"({y[0, int(np.argmax(y_scale))]:g} in all {len(y)} rows): there is "
+                f"({y_loc[int(np.argmax(y_scale))]:g} in all {rows} rows): there is "
                 "nothing to predict; check the target column"
             )
         return Standardize(loc, scale, y_loc, y_scale)
@@ -106,17 +117,18 @@ class Standardize(AbstractScaling):
         return value
 
 
-def _moments(leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fit(leaf: np.ndarray | Moments) -> tuple[np.ndarray, np.ndarray]:
+    """Location and scale of an array, or of one that was seen in parts."""
+    found = leaf if isinstance(leaf, Moments) else Moments.of(np.asarray(leaf))
+    if found.mean.ndim > 1:
+        found = found.pooled()
     rounding = 0.0
-    if np.issubdtype(leaf.dtype, np.floating):
-        rounding = 4.0 * float(np.finfo(leaf.dtype).eps)
-    leaf = np.asarray(leaf, np.float64)
-    axes = 0 if leaf.ndim <= 2 else None
-    loc, scale = np.asarray(leaf.mean(axis=axes)), leaf.std(axis=axes)
-    size = np.abs(leaf).max(axis=axes)
+    if np.issubdtype(found.dtype, np.floating):
+        rounding = 4.0 * float(np.finfo(found.dtype).eps)
+    scale = np.sqrt(found.variance)
     # (x - loc) / inf = 0: a constant column carries nothing, at test time either
-    constant = scale <= max(1e-10, rounding) * size
-    return loc, np.where(constant, np.inf, scale)
+    constant = scale <= max(1e-10, rounding) * found.size
+    return found.mean, np.asarray(np.where(constant, np.inf, scale))
 
 
 def _standardize(leaf, loc, scale):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,9 +15,11 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
+from ntkuq.data import Batches, Dataset
 from ntkuq.models.bnn import BNN
 from ntkuq.models.likelihoods import AbstractLikelihood
 from ntkuq.models.network import cast, forward, parameters
+from ntkuq.models.priors import AbstractPrior
 
 
 class TrainingError(FloatingPointError):
@@ -46,7 +50,8 @@ class Train(eqx.Module):
         optimizer: an optax transformation, or a number: the peak learning rate of Adam
             with cosine decay to zero over the steps.
         steps: number of updates.
-        batch: examples an update; `None` for all of them.
+        batch: examples an update; `None` for all of them, or of `Batches` for one batch
+            as it comes.
 
     >>> Train(1e-2, steps=100).steps
     100
@@ -73,12 +78,48 @@ class Train(eqx.Module):
             return optax.adam(_cosine(self.optimizer, self.steps))
         return self.optimizer
 
+    def fit(
+        self,
+        bnn: BNN,
+        model: PyTree,
+        data: Dataset | Batches,
+        *,
+        callback: Callable[[int, float], None] | None = None,
+        key: Array,
+    ) -> Trained:
+        """Train `model` on data in their own units.
+
+        A `Dataset` is moved to the device whole, as `run` takes it. `Batches` are read
+        pass after pass in their order, one update a batch, and no more than three of
+        them are on the device. With `batch` their rows are regrouped, so that every
+        update sees exactly so many; a group may reach into the next pass.
+
+        Args:
+            bnn: the prepared problem.
+            model: where to start, as in `run`.
+            data: all examples.
+            callback: as in `run`.
+            key: chooses the rows of a `Dataset`; `Batches` keep their order.
+
+        Raises:
+            TrainingError: when the loss or a parameter is not finite.
+            BatchesChanged: when a pass over the batches differs from the first.
+        """
+        # the network's dtype is known once there is one
+        bnn = bnn.with_model(model)
+        if isinstance(data, Dataset):
+            x, y = bnn.inputs(data.x), bnn.targets(data)
+            return self.run(bnn, model, x, y, callback=callback, key=key)
+        problem = _Problem.of(self, bnn, model, len(data))
+        steps = _Steps(problem, _moved(bnn, data, self.batch))
+        return self._loop(steps, model, callback)
+
     def run(
         self,
         bnn: BNN,
         model: PyTree,
         x: PyTree,
-        y: Array,
+        y: PyTree,
         *,
         callback: Callable[[int, float], None] | None = None,
         key: Array,
@@ -97,19 +138,38 @@ class Train(eqx.Module):
         Raises:
             TrainingError: when the loss or a parameter is not finite.
         """
-        state = self.transformation().init(parameters(model))
         size = jax.tree.leaves(x)[0].shape[0]
         batch = None if self.batch is None or self.batch >= size else self.batch
-        chunk, losses, done = max(self.steps // 10, 1), [], 0
-        dtype = jax.tree.leaves(parameters(model))[0].dtype
-        problem = (as_arrays(bnn.likelihood, dtype), as_arrays(bnn.prior, dtype))
+        problem = _Problem.of(self, bnn, model, size)
+        keys = _keys(self._lengths(), key)
+        if _slow_in_loops(model, x):
+            advance = _Steps(problem, _draws(x, y, batch, size, keys))
+        else:
+
+            def advance(carry: _Carry, _: int) -> tuple[_Carry, Array, Array]:
+                return _chunk(problem, batch, carry, x, y, next(keys))
+
+        return self._loop(advance, model, callback)
+
+    def _lengths(self) -> Iterator[int]:
+        """Steps between reports: tenths, of which the last takes what is left."""
+        chunk, done = max(self.steps // 10, 1), 0
         while done < self.steps:
-            # the last chunk takes what is left, so that at most two lengths compile
+            # so that at most two lengths compile
             length = chunk if self.steps - done >= 2 * chunk else self.steps - done
-            key, now = jax.random.split(key)
-            model, state, loss, finite = _chunk(
-                self, length, batch, problem, model, state, x, y, now
-            )
+            yield length
+            done += length
+
+    def _loop(
+        self,
+        advance: Callable[[_Carry, int], tuple[_Carry, Array, Array]],
+        model: PyTree,
+        callback: Callable[[int, float], None] | None,
+    ) -> Trained:
+        carry = _Carry(model, self.transformation().init(parameters(model)))
+        losses, done = [], 0
+        for length in self._lengths():
+            carry, loss, finite = advance(carry, length)
             finite = np.asarray(finite)
             if not finite.all():
                 step = done + int(np.argmin(finite)) + 1
@@ -122,7 +182,135 @@ class Train(eqx.Module):
             losses.append(float(loss))
             if callback is not None:
                 callback(done, losses[-1])
-        return Trained(model, np.asarray(losses))
+        return Trained(carry.model, np.asarray(losses))
+
+
+class _Carry(NamedTuple):
+    """What changes from step to step."""
+
+    model: PyTree
+    state: PyTree
+
+
+class _Problem(eqx.Module):
+    """What stays: the loss -1/N [sum_n log p(y_n | f_n) + log p(theta)]."""
+
+    train: Train
+    likelihood: AbstractLikelihood
+    prior: AbstractPrior
+    size: int = eqx.field(static=True)
+
+    @staticmethod
+    def of(train: Train, bnn: BNN, model: PyTree, size: int) -> _Problem:
+        dtype = jax.tree.leaves(parameters(model))[0].dtype
+        likelihood = as_arrays(bnn.likelihood, dtype)
+        return _Problem(train, likelihood, as_arrays(bnn.prior, dtype), size)
+
+    def loss(self, params: PyTree, static: PyTree, x: PyTree, y: PyTree) -> Array:
+        model = eqx.combine(params, static)
+        fit = log_likelihoods(self.likelihood, model, x, y)
+        return -jnp.mean(fit) - self.prior.log_prob(params) / self.size
+
+    def step(
+        self, carry: _Carry, static: PyTree, x: PyTree, y: PyTree
+    ) -> tuple[_Carry, tuple[Array, Array]]:
+        """One update of the parameters (`carry.model` without the static part)."""
+        params, state = carry
+        loss, grad = jax.value_and_grad(self.loss)(params, static, x, y)
+        # optax's schedules rely on the standard rules of promotion
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = self.train.transformation().update(grad, state, params)
+        params = optax.apply_updates(params, updates)
+        size_now = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(params))
+        finite = jnp.isfinite(loss) & jnp.isfinite(size_now)
+        return _Carry(params, state), (loss, finite)
+
+
+@eqx.filter_jit
+def _chunk(problem, batch, carry, x, y, keys):
+    """One step for each key, in one loop on the device."""
+    params, static = eqx.partition(carry.model, eqx.is_inexact_array)
+
+    def step(carry, key):
+        rows = (x, y) if batch is None else _pick(x, y, batch, problem.size, key)
+        return problem.step(carry, static, *rows)
+
+    carry, (losses, finite) = jax.lax.scan(step, _Carry(params, carry.state), keys)
+    return _Carry(eqx.combine(carry.model, static), carry.state), losses[-1], finite
+
+
+class _Steps:
+    """One step for each batch, called from the host."""
+
+    def __init__(self, problem: _Problem, batches: Iterator[tuple[PyTree, PyTree]]):
+        self.problem, self.batches = problem, batches
+
+    def __call__(self, carry: _Carry, length: int) -> tuple[_Carry, Array, np.ndarray]:
+        loss, finite, waiting = jnp.zeros(()), [], deque()
+        for x, y in itertools.islice(self.batches, length):
+            carry, loss, now = _step(self.problem, carry, x, y)
+            waiting.append(now)
+            # no more than two steps wait: their batches take memory on the device
+            if len(waiting) > 2:
+                finite.append(bool(waiting.popleft()))
+        return carry, loss, np.asarray([*finite, *map(bool, waiting)])
+
+
+@eqx.filter_jit
+def _step(problem, carry, x, y):
+    params, static = eqx.partition(carry.model, eqx.is_inexact_array)
+    carry, (loss, finite) = problem.step(_Carry(params, carry.state), static, x, y)
+    return _Carry(eqx.combine(carry.model, static), carry.state), loss, finite
+
+
+def _moved(
+    bnn: BNN, data: Batches, batch: int | None
+) -> Iterator[tuple[PyTree, PyTree]]:
+    """Batches without end, scaled and on the device."""
+    # traces the network, which takes longer than a small step: once is enough, since
+    # all rows have one shape
+    types = jax.tree.map(lambda leaf: leaf.dtype, bnn.inputs(data.take_first(1).x))
+    for x, y in data.cycle(None if batch is None else min(batch, len(data))):
+        yield (
+            jax.tree.map(jnp.asarray, bnn.scaling.inputs(x), types),
+            bnn.targets(Dataset(x, y)),
+        )
+
+
+def _keys(lengths: Iterator[int], key: Array) -> Iterator[Array]:
+    """The keys of each chunk of steps, one a step."""
+    for length in lengths:
+        key, now = jax.random.split(key)
+        yield jax.random.split(now, length)
+
+
+def _draws(
+    x: PyTree, y: PyTree, batch: int | None, size: int, keys: Iterator[Array]
+) -> Iterator[tuple[PyTree, PyTree]]:
+    """The rows of each step, the same that `_chunk` picks."""
+    for chunk in keys:
+        for key in chunk:
+            yield (x, y) if batch is None else _picked(x, y, batch, size, key)
+
+
+def _pick(x, y, batch, size, key):
+    rows = jax.random.randint(key, (batch,), 0, size)
+    return jax.tree.map(lambda a: a[rows], (x, y))
+
+
+_picked = eqx.filter_jit(_pick)
+
+
+def _slow_in_loops(model: PyTree, x: PyTree) -> bool:
+    """Whether a loop on the device would cost more than one call for each step.
+
+    On a CPU, XLA runs convolutions inside a loop without threads.
+    """
+    if jax.default_backend() != "cpu":
+        return False
+    example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
+    program, *_ = eqx.filter_make_jaxpr(forward)(model, example)
+    return "conv_general_dilated" in str(program)
 
 
 def as_arrays[Tree](module: Tree, dtype: DTypeLike | None = None) -> Tree:
@@ -146,36 +334,3 @@ def log_likelihoods(
 ) -> Float[Array, " N"]:
     """log p(y_n | f(x_n)) of each example."""
     return jax.vmap(lambda a, b: likelihood.log_prob(forward(model, a), b))(x, y)
-
-
-@eqx.filter_jit
-def _chunk(train, length, batch, problem, model, state, x, y, key):
-    likelihood, prior = problem
-    optimizer = train.transformation()
-    size = jax.tree.leaves(x)[0].shape[0]
-
-    def loss_fn(params, static, x_batch, y_batch):
-        fit = log_likelihoods(likelihood, eqx.combine(params, static), x_batch, y_batch)
-        return -jnp.mean(fit) - prior.log_prob(params) / size
-
-    params, static = eqx.partition(model, eqx.is_inexact_array)
-
-    def step(carry, key):
-        params, state = carry
-        x_batch, y_batch = x, y
-        if batch is not None:
-            rows = jax.random.randint(key, (batch,), 0, size)
-            x_batch, y_batch = jax.tree.map(lambda a: a[rows], (x, y))
-        loss, grad = jax.value_and_grad(loss_fn)(params, static, x_batch, y_batch)
-        # optax's schedules rely on the standard rules of promotion
-        with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimizer.update(grad, state, params)
-        params = optax.apply_updates(params, updates)
-        size_now = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(params))
-        finite = jnp.isfinite(loss) & jnp.isfinite(size_now)
-        return (params, state), (loss, finite)
-
-    (params, state), (losses, finite) = jax.lax.scan(
-        step, (params, state), jax.random.split(key, length)
-    )
-    return eqx.combine(params, static), state, losses[-1], finite

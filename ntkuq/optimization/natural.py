@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ntkuq.kernels import Cholesky, cholesky
-from ntkuq.linearize import Factors, Jacobian, dense, gram, pull, whiten
+from ntkuq.linearize import Factors, Jacobian, dense, gram, pull
 from ntkuq.models import AbstractLikelihood, parameters
 
 
@@ -152,10 +152,9 @@ def natural_gradient(
             )
         x, y = extra["x"], extra["y"]
         now = eqx.combine(params, static)
-        factors = Jacobian.at(now, jax.tree.map(lambda a: a[0], x)).factors(x)
-        step, jitter = natural_step(
-            whiten(factors, likelihood), _whitened(likelihood, factors, y), damping
-        )
+        at = Jacobian.at(now, jax.tree.map(lambda a: a[0], x))
+        factors = at.factors(x, likelihood.hessian_sqrt, y)
+        step, jitter = natural_step(factors, _whitened(likelihood, factors, y), damping)
         leaves = jax.tree.leaves(parameters(now))
         # optax's convention: what comes in is descended, so minus the ascent step
         shaped = [-d.reshape(a.shape) for d, a in zip(step, leaves, strict=True)]
@@ -173,5 +172,5 @@ def _whitened(
 ) -> Float[Array, "N C"]:
     """u with S u = d log p / df and H = S S^T (the gradient lies in the range of S)."""
     gradient = jax.vmap(likelihood.residual)(factors.outputs, y)
-    root = jax.vmap(likelihood.hessian_sqrt)(factors.outputs)
+    root = jax.vmap(likelihood.hessian_sqrt)(factors.outputs, y)
     return jnp.einsum("ncd,nd->nc", jnp.linalg.pinv(root), gradient)

@@ -22,6 +22,7 @@ from ntkuq.data import Dataset
 from ntkuq.linearize import (
     AbstractCovariance,
     AbstractCurvature,
+    Examples,
     FunctionSpace,
     Jacobian,
     chunk_size,
@@ -38,12 +39,9 @@ from ntkuq.posteriors.laplace.evidence import (
     maximize,
     standard_errors,
 )
-from ntkuq.posteriors.laplace.method import (
-    retuned,
-    subset_precisions,
-    tuned_hyperparameters,
-)
-from ntkuq.posteriors.laplace.structures import Full
+from ntkuq.posteriors.laplace.posterior import retuned, tuned_hyperparameters
+from ntkuq.posteriors.laplace.problem import subset_precisions
+from ntkuq.posteriors.laplace.structures import Full, Problem, Size
 from ntkuq.posteriors.predictive import Predictive
 from ntkuq.posteriors.push import from_latent, joint_units, output_dtype
 
@@ -120,7 +118,8 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
         def bend(shift: list[Array]) -> AbstractCurvature:
             # a Gaussian Hessian is the same everywhere
             at = jacobian if gaussian else _moved(jacobian, shift)
-            return Full().curvature(at, likelihood, x, variances, outputs)
+            problem = Problem(at, likelihood, Examples(x, y), variances, outputs)
+            return Full().curvature(problem)[0]
 
         def one_round(curvature: AbstractCurvature, shift: list[Array]):
             fit = _fit(jacobian, likelihood, precisions, shift, x, y)
@@ -156,14 +155,14 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
                 jacobian, covariance, precisions, shift, jnp.asarray(tuned.tau)
             )
             tuned = _with_errors(tuned, fit, curvature, float(drift))
-    fitted = retuned(bnn, tuned)
+    fitted = retuned(bnn, jacobian, tuned)
     space = "function" if isinstance(curvature, FunctionSpace) else "weight"
     return EmpiricalPosterior(
         bnn=fitted,
         jacobian=jacobian,
         covariance=covariance,
         shift=shift,
-        hyperparameters=tuned_hyperparameters(fitted, tuned, data.units),
+        hyperparameters=tuned_hyperparameters(fitted, tuned, data.units, jacobian),
         log_marginal_likelihood=evidence,
         diagnostics={
             "view": f"{space} space",
@@ -179,8 +178,11 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
 def empirical_cost(bnn: BNN, data: Dataset) -> Cost:
     """What `fit_empirical` needs: the full matrix, and one for each round."""
     outputs = bnn.outputs(data)
+    example = jax.tree.map(lambda leaf: leaf[0], bnn.prepare(data).inputs(data.x))
+    model = bnn.model if bnn.trained else bnn.network.init(jax.random.key(0))
+    jacobian = Jacobian.at(model, example)
     rounds = 1 if isinstance(bnn.likelihood, Gaussian) else OTHER_ROUNDS
-    one = Full().cost(bnn.size(), len(data), outputs, 2.0 * bnn.size())
+    one = Full().cost(Size(jacobian, len(data), outputs, 2.0 * bnn.size()))
     return Cost(rounds * one.flops, one.bytes, 8)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +21,9 @@ from ntkuq.models.hyperparameters import (
 )
 from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Cost
 from ntkuq.posteriors.laplace.evidence import Tuned
-from ntkuq.posteriors.laplace.method import (
-    Linearized,
-    choose,
-    linearized_problem,
-    retuned,
-    tuned_hyperparameters,
-)
+from ntkuq.posteriors.laplace.method import choose
+from ntkuq.posteriors.laplace.posterior import retuned, tuned_hyperparameters
+from ntkuq.posteriors.laplace.problem import Linearized, linearized_problem
 from ntkuq.posteriors.laplace.structures import KFAC, AbstractStructure, Full
 from ntkuq.posteriors.laplace.subsets import All
 from ntkuq.posteriors.predictive import Predictive
@@ -104,7 +101,7 @@ class MAP(AbstractMethod):
                 losses.extend(float(loss) for loss in result.losses)
             problem = linearized_problem(bnn, data, self._structure(bnn, data), All())
             tuned = choose(self.tune, problem)
-            return retuned(bnn, tuned), problem, tuned
+            return retuned(bnn, problem.jacobian, tuned), problem, tuned
 
         bnn, problem, tuned = one_round(bnn, 0)
         once = self.train is None or isinstance(self.tune, Fixed)
@@ -112,10 +109,12 @@ class MAP(AbstractMethod):
             bnn, problem, tuned = one_round(bnn, number)
         return MAPPosterior(
             bnn=bnn,
-            hyperparameters=tuned_hyperparameters(bnn, tuned, data.units),
+            hyperparameters=tuned_hyperparameters(
+                bnn, tuned, data.units, problem.jacobian
+            ),
             log_marginal_likelihood=tuned.log_evidence,
             diagnostics={
-                "gradient norm": problem.gradient_norm,
+                "gradient norm": _norm(problem.gradient(tuned.tau, tuned.noise)),
                 "effective parameters": tuned.effective,
                 "losses": losses,
             },
@@ -133,6 +132,10 @@ class MAP(AbstractMethod):
         steps = rounds * self.train.steps
         # forward and backward: about 6 P operations an example
         return Cost(6.0 * bnn.size() * size * steps, 40.0 * bnn.size() + 2**26, 6)
+
+
+def _norm(gradient: list[Array]) -> float:
+    return math.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in gradient))
 
 
 class MAPPosterior(AbstractPosterior):

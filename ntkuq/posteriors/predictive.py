@@ -19,8 +19,9 @@ class Predictive(eqx.Module):
     r"""Predictions at N points, in the units of the data.
 
     `latent` is the distribution of the function value, `observed` that of a new
-    observation. The batch shape is (N,), or (N, C) for C regression outputs, each a
-    marginal of its own. For classes `observed` is a `Categorical` of batch shape (N,).
+    observation. The batch shape is that of the targets: (N,), or (N, C) for C
+    regression outputs, each a marginal of its own, or with more axes for images,
+    sequences and the like. For classes `observed` is a `Categorical` of that shape.
 
     Args:
         latent: the function value, or None where it is not known; for classes over
@@ -28,7 +29,8 @@ class Predictive(eqx.Module):
         observed: the new observation: `Normal`, `MixtureSameFamily`, `Empirical` or
             `QuantileTable` for regression, `Categorical` for classes.
         epistemic: variance of the function value, in squared units of the data, shape
-            as the batch; for classes the mutual information in nats, shape (N,).
+            as the batch; for classes the mutual information in nats. `None` where it
+            is not known.
         aleatoric: variance of the noise; for classes the expected entropy in nats.
 
     >>> import numpy as np
@@ -59,11 +61,11 @@ class Predictive(eqx.Module):
     def log_prob(self, y: ArrayLike) -> jax.Array:
         r"""The log density, or log probability, of each observation.
 
-        $\log p(y_i \mid x_i)$, in nats; regression outputs are added up:
-        $\sum_c \log p(y_{ic} \mid x_i)$. A class of probability 0 gives $-\infty$.
+        $\log p(y_i \mid x_i)$, in nats; the outputs or positions of one example are
+        added up: $\sum_c \log p(y_{ic} \mid x_i)$. A class of probability 0 gives $-\infty$.
 
         Args:
-            y: (N,) or (N, C) in the units of the data, or class codes (N,).
+            y: shape of the batch, in the units of the data, or class codes.
 
         Returns:
             Shape (N,).
@@ -74,9 +76,8 @@ class Predictive(eqx.Module):
         """
         observed = current(self.observed)
         if self.is_classification:
-            return _log_probability(observed, self.matched(y))
-        value = jnp.asarray(observed.log_prob(self.matched(y)))
-        return jnp.sum(value, axis=-1) if value.ndim == 2 else value
+            return _by_example(_log_probability(observed, self.matched(y)))
+        return _by_example(jnp.asarray(observed.log_prob(self.matched(y))))
 
     def cdf(self, y: ArrayLike) -> jax.Array:
         """The predicted probability of an observation of at most y.
@@ -145,7 +146,7 @@ class Predictive(eqx.Module):
             n: number of draws.
 
         Returns:
-            (n, N) or (n, N, C); class codes for classes.
+            (n, N, …), the shape of the batch after n; class codes for classes.
         """
         observed = current(self.observed)
         dtype = _dtype(observed)
@@ -352,6 +353,10 @@ def current(d: dist.Distribution) -> dist.Distribution:
     d = jax.tree.map(jnp.asarray, d)
     known = (dist.Normal, *_CLASSES, Empirical, QuantileTable)
     return promote_batch_shape(d) if isinstance(d, known) else d
+
+
+def _by_example(value: jax.Array) -> jax.Array:
+    return jnp.sum(value, axis=tuple(range(1, value.ndim)))
 
 
 def _dtype(d: dist.Distribution) -> np.dtype:

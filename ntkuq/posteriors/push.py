@@ -6,10 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jaxtyping import Array, Float, PyTree
 
-from ntkuq.models import BNN, Marginal, forward
+from ntkuq.models import BNN, AbstractLink, Marginal, as_arrays, forward
 from ntkuq.posteriors.base import Joint
+from ntkuq.posteriors.join import unflattened
 from ntkuq.posteriors.predictive import Predictive
 
 
@@ -27,38 +29,75 @@ def network_outputs(model: PyTree, x: PyTree) -> Float[Array, "N C"]:
     return jax.vmap(lambda a: forward(model, a))(x)
 
 
+#: A predictive keeps the covariances between outputs up to so many numbers (128 MiB
+#: in float32), beyond them their variances only.
+COVARIANCES = 2**25
+
+
 def from_latent(
     bnn: BNN,
     mean: Float[Array, "N C"],
-    covariance: Float[Array, "N C C"],
+    covariance: Float[Array, "N C C"] | Float[Array, "N C"],
     dtype: np.dtype,
+    *,
+    link: AbstractLink | None = None,
+    total: int | None = None,
 ) -> Predictive:
     """Gaussian outputs with this mean and covariance, and the likelihood's noise.
 
     Args:
-        mean, covariance: of the network's outputs, in its (scaled) units.
+        mean, covariance: of the network's outputs, in its (scaled) units; a covariance
+            of shape (N, C) holds the variances of outputs that are independent.
         dtype: floating-point type of the result (`output_dtype`).
+        link: how class probabilities are integrated; `None` for the likelihood's own.
+        total: number of inputs of which these are a part. It decides, for all parts
+            alike, whether `latent` keeps covariances or variances only.
     """
+    size = (mean.shape[0] if total is None else total) * mean.shape[-1] ** 2
     # float64 whatever came: a covariance between classes is nearly singular
     with jax.enable_x64(True):
         mean, covariance = (
             jax.lax.convert_element_type(a, jnp.float64) for a in (mean, covariance)
         )
-        loc, scale = _units(bnn, mean.dtype)
-        shifted, factor = bnn.likelihood.shift(mean, loc, scale)
-        spread = covariance * factor[:, None] * factor
-        likelihood = bnn.likelihood.rescale(loc, scale)
-        return _predictive(likelihood.marginalize(shifted, spread), dtype)
+        likelihood = as_arrays(bnn.likelihood, np.float64)
+        units = _units(bnn, mean.dtype)
+        marginal = _marginal(
+            likelihood, units, mean, covariance, link, dtype, size <= COVARIANCES
+        )
+    return _predictive(bnn, marginal)
+
+
+@eqx.filter_jit
+def _marginal(likelihood, units, mean, covariance, link, dtype, keep: bool):
+    loc, scale = units
+    shifted, factor = likelihood.shift(mean, loc, scale)
+    if covariance.ndim == mean.ndim:
+        covariance = covariance * factor**2
+    else:
+        covariance = covariance * factor[:, None] * factor
+    found = likelihood.rescale(loc, scale).marginalize(shifted, covariance, link)
+    if not keep and isinstance(found.latent, dist.MultivariateNormal):
+        rows = found.latent.scale_tril
+        variance = jnp.sum(rows**2, axis=-1)
+        wide = dist.Normal(found.latent.loc, jnp.sqrt(variance)).to_event(1)
+        found = found._replace(latent=wide)
+    return _rounded(found, dtype)
 
 
 def from_functions(
     bnn: BNN, latent: Float[Array, "S N C"], dtype: np.dtype
 ) -> Predictive:
     """S equally likely outputs (an ensemble, posterior samples)."""
-    loc, scale = _units(bnn, latent.dtype)
-    shifted, _ = bnn.likelihood.shift(latent, loc, scale)
-    likelihood = bnn.likelihood.rescale(loc, scale)
-    return _predictive(likelihood.mixture(shifted), dtype)
+    units = _units(bnn, latent.dtype)
+    likelihood = as_arrays(bnn.likelihood, latent.dtype)
+    return _predictive(bnn, _mixture(likelihood, units, latent, dtype))
+
+
+@eqx.filter_jit
+def _mixture(likelihood, units, latent, dtype):
+    loc, scale = units
+    shifted, _ = likelihood.shift(latent, loc, scale)
+    return _rounded(likelihood.rescale(loc, scale).mixture(shifted), dtype)
 
 
 def joint_units(bnn: BNN, joint: Joint) -> Joint:
@@ -76,14 +115,20 @@ def _units(bnn: BNN, dtype: np.dtype) -> tuple[Array, Array]:
     )
 
 
-def _predictive(marginal: Marginal, dtype: np.dtype) -> Predictive:
+def _rounded(marginal: Marginal, dtype: np.dtype) -> Marginal:
+    return jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf,
+        marginal,
+    )
+
+
+def _predictive(bnn: BNN, marginal: Marginal) -> Predictive:
     predictive = Predictive(
         latent=marginal.latent,
         observed=marginal.observed,
         epistemic=marginal.epistemic,
         aleatoric=marginal.aleatoric,
     )
-    return jax.tree.map(
-        lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf,
-        predictive,
-    )
+    if bnn.target_shape is None:
+        return predictive
+    return unflattened(predictive, bnn.target_shape)

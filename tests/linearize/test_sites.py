@@ -8,8 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkuq.linearize import Jacobian, Outer, dense, find_sites, gram, pull, push
-from ntkuq.linearize.products import factor_chunk_size
+from ntkuq.linearize import (
+    Dense,
+    Jacobian,
+    Outer,
+    Readout,
+    Rows,
+    dense,
+    factor_chunk_size,
+    find_sites,
+    gram,
+    ntk,
+    ntk_diagonal,
+    ntk_per_output,
+    ntk_trace,
+    own_gram,
+    pull,
+    push,
+)
 from tests.linearize.networks import KEY, NETWORKS, normal
 from tests.oracle.dense import double, jacobian, jacobians, outputs
 
@@ -35,16 +51,41 @@ def test_every_route_is_the_dense_jacobian(case):
     np.testing.assert_allclose(factors.outputs, outputs(model, x), rtol=1e-12)
     for leaf, expected in zip(factors.leaves, parts, strict=True):
         np.testing.assert_allclose(leaf.dense(), expected, rtol=0, atol=1e-10)
+    letters = {Outer: "O", Rows: "R", Readout: "L", Dense: "D"}
     if kinds is not None:
-        got = "".join("O" if isinstance(a, Outer) else "D" for a in factors.leaves)
-        assert got == kinds
+        assert "".join(letters[type(leaf)] for leaf in factors.leaves) == kinds
     # the memory rule knows which factors are outer products
     for leaf, factor in enumerate(factors.leaves):
         site = found.site(leaf)
-        assert (site is not None) == isinstance(factor, Outer)
-        if site is not None:
+        if site is not None and isinstance(factor, Outer):
             assert site.positions == factor.a.shape[1]
             assert site.output_first == factor.output_first
+            assert (site.into, site.out) == (factor.a.shape[2], factor.g.shape[3])
+
+
+def test_weighed_gradients_are_those_of_the_weighed_outputs(case):
+    *_, x, _, found, factors, parts = case
+    n, c = factors.outputs.shape
+    weights = normal(n, c, 3, number=26).astype(jnp.float64)
+
+    def seed(latent, weight):
+        return weight * latent[:, None]
+
+    weighed = eqx.filter_jit(found.factors)(x, seed, weights)
+    s = weights * factors.outputs[:, :, None]
+    assert weighed.weighed == 3
+    for leaf, expected in zip(weighed.leaves, parts, strict=True):
+        rows = jnp.einsum("nck,ncp->nkp", s, expected)
+        np.testing.assert_allclose(leaf.dense(), rows, rtol=1e-9, atol=1e-10)
+    # products of weighed factors with plain ones: training data with new inputs
+    ones = [jnp.ones((), jnp.float64) for _ in parts]
+    j = np.concatenate(parts, axis=-1)
+    cross = gram(weighed, factors, ones)
+    expected = jnp.einsum("nck,ncp,mdp->nkmd", s, j, j)
+    np.testing.assert_allclose(cross, expected, rtol=1e-9, atol=1e-9)
+    other = gram(factors, weighed, ones)
+    transposed = jnp.transpose(expected, (2, 3, 0, 1))
+    np.testing.assert_allclose(other, transposed, rtol=1e-9, atol=1e-9)
 
 
 def test_products_are_those_of_the_dense_jacobian(case):
@@ -66,7 +107,33 @@ def test_products_are_those_of_the_dense_jacobian(case):
     back = jnp.concatenate(pull(factors, u))
     np.testing.assert_allclose(back, j.T @ u.reshape(-1), **close)
     k = gram(factors, factors, variances).reshape(n * c, n * c)
-    np.testing.assert_allclose(k, (j * scale) @ j.T, **close)
+    expected = (j * scale) @ j.T
+    np.testing.assert_allclose(k, expected, **close)
+    own = own_gram(factors, variances)
+    k4 = expected.reshape(n, c, n, c)
+    np.testing.assert_allclose(own, np.einsum("ncnd->ncd", k4), **close)
+
+
+@pytest.mark.parametrize("bytes_", [2**28, 1])
+def test_the_ntk_is_that_of_the_dense_jacobian(case, bytes_, monkeypatch):
+    """Whole and in blocks of one example."""
+    from ntkuq.linearize import chunks
+
+    model, x, _, found, factors, parts = case
+    if bytes_ == 1 and len(parts) > 4:
+        pytest.skip("blocks are tried on the small networks")
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", bytes_)
+    n, c = factors.outputs.shape
+    j = np.concatenate(parts, axis=-1)
+    k = np.einsum("ncp,mdp->ncmd", j, j)
+    close = {"rtol": 1e-9, "atol": 1e-10}
+    np.testing.assert_allclose(ntk(found, x), k, **close)
+    np.testing.assert_allclose(ntk(found, x, x[:2]), k[:, :, :2], **close)
+    np.testing.assert_allclose(ntk_trace(found, x), np.einsum("ncmc->nm", k), **close)
+    each = np.einsum("ncmc->cnm", k)
+    np.testing.assert_allclose(ntk_per_output(found, x), each, **close)
+    own = np.einsum("ncnd->ncd", k)
+    np.testing.assert_allclose(ntk_diagonal(found, x), own, **close)
 
 
 def test_a_subset_is_the_columns_of_its_leaves():
@@ -89,9 +156,9 @@ def test_chunks_count_what_is_alive():
     wide = eqx.nn.MLP(100, 1, 1000, 2, key=KEY)
     found = Jacobian.at(wide, jnp.zeros(100))
     examples = factor_chunk_size(found, 1, 4)
-    # one example: 100 + 1000 + 1000 inputs, 1000 + 1000 + 1 gradients, the biases, and
-    # the activations, a few arrays of width 1000 a layer
-    used = found.plan.activations + 2 * (2100 + 2001)
+    # one example: 100 + 1000 + 1000 inputs, 1000 + 1000 gradients, the biases, and the
+    # activations twice, a few arrays of width 1000 a layer
+    used = 2 * found.plan.activations + (2100 + 2000) + 2001
     assert 2**28 / (4 * 1.2 * used) < examples <= 2**28 / (4 * 0.5 * used)
     assert 2000 < found.plan.activations < 20_000
 
@@ -148,6 +215,7 @@ class Scaled(eqx.Module):
         ("inner vmap", (2, 3)),
         ("right", (1,)),
         ("twice", (0, 1)),
+        ("tied", (0,)),
         ("jitted", (2, 3)),
         ("gru", (4, 5)),
         ("lenet", (4, 5)),
@@ -181,7 +249,7 @@ def test_a_head_that_is_no_matrix_is_not_replaced_by_an_earlier_layer(kind):
         plan.last()
 
 
-@pytest.mark.parametrize("name", ["tied", "weight norm", "norms", "constant"])
+@pytest.mark.parametrize("name", ["weight norm", "norms", "constant"])
 def test_a_network_without_a_last_matrix_is_named(name):
     model, x, _ = NETWORKS[name]
     with pytest.raises(ValueError, match=r"use Select\(where\)"):

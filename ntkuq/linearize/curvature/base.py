@@ -9,14 +9,14 @@ data gives G; every tau and v after that is cheap.
 from __future__ import annotations
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkuq.linearize.jacobian import Factors
+from ntkuq.linearize.jacobian import Factors, Jacobian
 
 
 class Slopes(NamedTuple):
@@ -36,6 +36,14 @@ class AbstractCovariance(eqx.Module):
     def marginal(self, factors: Factors) -> Float[Array, "N C C"]:
         """Covariance of the outputs of each example."""
 
+    def variance(self, factors: Factors) -> Float[Array, "N C"]:
+        """Variance of each output of each example."""
+        return jnp.diagonal(self.marginal(factors), axis1=-2, axis2=-1)
+
+    @abc.abstractmethod
+    def numbers(self, jacobian: Jacobian, outputs: int) -> int:
+        """How many numbers `marginal` holds for one example."""
+
     @abc.abstractmethod
     def joint(self, factors: Factors) -> Float[Array, "NC NC"]:
         """Covariance of all outputs of all examples, rows ordered (n, c)."""
@@ -50,7 +58,7 @@ class AbstractCovariance(eqx.Module):
 
 
 class AbstractCurvature(eqx.Module):
-    """A fitted approximation of the Gauss-Newton matrix G."""
+    """A fitted approximation of the Gauss-Newton matrix G, under a prior L0."""
 
     @property
     @abc.abstractmethod
@@ -69,16 +77,44 @@ class AbstractCurvature(eqx.Module):
     def covariance(self, tau: float, t: float) -> AbstractCovariance:
         """(1/tau) (L0 + t G)^-1."""
 
+    @abc.abstractmethod
+    def log_det_at(
+        self, variances: list[Array], scale: Float[Array, ""]
+    ) -> Float[Array, ""]:
+        """log det(I + scale V G) for prior variances V, one for each leaf.
+
+        Traceable and differentiable in both, unlike `log_det`.
+        """
+
+    @abc.abstractmethod
+    def with_variances(self, variances: list[Array]) -> AbstractCurvature:
+        """The same G under a prior with these variances, one for each leaf."""
+
+    @abc.abstractmethod
+    def merge(self, other: AbstractCurvature) -> AbstractCurvature:
+        """G of the data of both (at the same parameters and under the same prior)."""
+
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """What the approximation reports of itself."""
+        return {}
+
 
 def spectral_log_det(eigenvalues: np.ndarray, log_t: float) -> float:
     """log det(I + t L0^-1 G) from the eigenvalues of L0^-1 G."""
     return float(np.log1p(np.exp(log_t) * eigenvalues).sum())
 
 
-def spectral_slopes(eigenvalues: np.ndarray, log_t: float) -> Slopes:
-    """Its derivatives in log t: sum of ts / (1 + ts), and of ts / (1 + ts)^2."""
+def spectral_slopes(
+    eigenvalues: np.ndarray, log_t: float, counts: np.ndarray | None = None
+) -> Slopes:
+    """Its derivatives in log t: sum of ts / (1 + ts), and of ts / (1 + ts)^2.
+
+    counts: how often each eigenvalue occurs; `None` for once.
+    """
     share = 1.0 / (1.0 + np.exp(-log_t) / np.maximum(eigenvalues, 1e-300))
-    return Slopes(float(share.sum()), float((share * (1.0 - share)).sum()))
+    weight = np.ones_like(share) if counts is None else counts
+    return Slopes(float(weight @ share), float(weight @ (share * (1.0 - share))))
 
 
 def symmetric(matrix: Float[Array, "*b n n"]) -> Float[Array, "*b n n"]:

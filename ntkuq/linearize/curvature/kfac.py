@@ -1,37 +1,34 @@
-"""Kronecker-factored curvature: one block a leaf, A (x) B for a matrix.
+"""Kronecker-factored curvature: A (x) B for each matrix, and exact diagonals.
 
 For a weight matrix met once by each example, G = sum_n (g g^T) (x) (a a^T) is
 approximated by  (sum_n g g^T) (x) (1/N sum_n a a^T): exact for one datum, and for deep
-linear networks with a Gaussian likelihood. Positions at which a layer is shared are
-treated as data of their own (KFAC-expand). Biases and other small leaves keep their
-exact block; a large leaf that meets data in no known site keeps its exact diagonal.
+linear networks with a Gaussian likelihood. A layer shared over T positions is taken
+either as T data (expand) or by the sum of its gradients and the mean of its inputs
+(reduce). Biases and other small leaves keep their exact block; a large leaf that meets
+data in no known site keeps its exact diagonal.
 
 References: Martens and Grosse 2015 (arXiv 1503.05671); Eschenhagen et al. 2023
-(arXiv 2311.00636).
+(arXiv 2311.00636); George et al. 2018 (arXiv 1806.03884) for the corrected eigenvalues.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import abc
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from ntkuq.linearize.curvature.base import (
-    AbstractCovariance,
-    AbstractCurvature,
-    Slopes,
-    spectral_log_det,
-    spectral_slopes,
-)
-from ntkuq.linearize.curvature.whiten import whiten
-from ntkuq.linearize.jacobian import Dense, Factors, Jacobian, Outer
-from ntkuq.linearize.products import factor_chunk_size, rows
-from ntkuq.linearize.sites import Site
+from ntkuq.linearize.chunks import factor_chunk_size
+from ntkuq.linearize.curvature.accumulate import Seen, Summary, accumulate
+from ntkuq.linearize.curvature.blocks import Blocks
+from ntkuq.linearize.curvature.fisher import AbstractFisher
+from ntkuq.linearize.curvature.forms import Block, Diag, Rotated
+from ntkuq.linearize.examples import AbstractExamples
+from ntkuq.linearize.jacobian import Dense, Factor, Factors, Jacobian, Outer, Readout, Rows
 from ntkuq.models import AbstractLikelihood
 
 
@@ -39,270 +36,296 @@ from ntkuq.models import AbstractLikelihood
 BLOCK_LIMIT = 2048
 
 
-class Kronecker(eqx.Module):
-    """U (x) V with eigenvalues: sum over (o, i) of left_o right_i, prior variance v."""
+class AbstractSharing(eqx.Module):
+    """What becomes of the positions at which a layer is shared."""
 
-    left: Float[Array, " O"]
-    left_vectors: Float[Array, "O O"]
-    right: Float[Array, " I"]
-    right_vectors: Float[Array, "I I"]
-    variance: Float[Array, ""]
-    output_first: bool = eqx.field(static=True)
+    @abc.abstractmethod
+    def pair(self, leaf: Outer | Rows) -> Pair:
+        """Sums over the examples of one chunk."""
 
-    def eigenvalues(self) -> Float[Array, "O I"]:
-        return self.left[:, None] * self.right[None, :]
-
-    def rotate(self, leaf: Outer) -> tuple[Array, Array]:
-        """a and g in the eigenbases."""
-        return leaf.a @ self.right_vectors, leaf.g @ self.left_vectors
-
-    def marginal(self, leaf: Outer, scale: Float[Array, "O I"]) -> Array:
-        a, g = self.rotate(leaf)
-        if a.shape[1] == 1:
-            per_output = (a[:, 0] ** 2) @ scale.T
-            return jnp.einsum("nco,ndo,no->ncd", g[:, :, 0], g[:, :, 0], per_output)
-        j = jnp.einsum("nti,ncto->ncoi", a, g)
-        return jnp.einsum("ncoi,ndoi,oi->ncd", j, j, scale)
-
-    def joint(self, leaf: Outer, scale: Array) -> Array:
-        a, g = self.rotate(leaf)
-        j = jnp.einsum("nti,ncto->ncoi", a, g) * jnp.sqrt(scale)
-        flat = j.reshape(j.shape[0] * j.shape[1], -1)
-        return flat @ flat.T
-
-    def apply(self, vector: Float[Array, " P"], scale: Array) -> Array:
-        m = vector.reshape(scale.shape if self.output_first else scale.shape[::-1])
-        m = m if self.output_first else m.T
-        inner = self.left_vectors.T @ m @ self.right_vectors
-        w = self.left_vectors @ (inner * scale) @ self.right_vectors.T
-        return (w if self.output_first else w.T).reshape(-1)
-
-    def sample(self, white: Float[Array, "S P"], scale: Array) -> Array:
-        z = white.reshape(-1, *scale.shape) * jnp.sqrt(scale)
-        w = self.left_vectors @ z @ self.right_vectors.T
-        w = w if self.output_first else jnp.swapaxes(w, -1, -2)
-        return w.reshape(white.shape)
+    @abc.abstractmethod
+    def copies(self, positions: int) -> int:
+        """How many data an example counts for in the mean over inputs."""
 
 
-class Block(eqx.Module):
-    """An exact block, by its eigendecomposition."""
+class Expand(AbstractSharing):
+    """Each position is a datum of its own.
 
-    values: Float[Array, " P"]
-    vectors: Float[Array, "P P"]
-    variance: Float[Array, ""]
+    Exact where the loss is a sum over positions of a deep linear network (a sequence
+    labeled position by position).
 
-    def eigenvalues(self) -> Float[Array, " P"]:
-        return self.values
+    >>> Expand()
+    Expand()
+    """
 
-    def _rotated(self, leaf: Outer | Dense, scale: Array) -> Array:
-        return (leaf.dense() @ self.vectors) * jnp.sqrt(scale)
+    def pair(self, leaf):
+        g = leaf.g.reshape(-1, leaf.g.shape[-1])
+        if isinstance(leaf, Rows):
+            return Pair(g.T @ g, _counts(leaf))
+        a = leaf.a.reshape(-1, leaf.a.shape[-1])
+        return Pair(g.T @ g, a.T @ a)
 
-    def marginal(self, leaf, scale):
-        j = self._rotated(leaf, scale)
-        return jnp.einsum("ncp,ndp->ncd", j, j)
-
-    def joint(self, leaf, scale):
-        j = self._rotated(leaf, scale)
-        flat = j.reshape(-1, j.shape[-1])
-        return flat @ flat.T
-
-    def apply(self, vector, scale):
-        return self.vectors @ (scale * (self.vectors.T @ vector))
-
-    def sample(self, white, scale):
-        return (white * jnp.sqrt(scale)) @ self.vectors.T
+    def copies(self, positions):
+        return positions
 
 
-class Diag(eqx.Module):
-    """An exact diagonal, in the leaf's layout."""
+class Reduce(AbstractSharing):
+    """An example's gradients are summed, its inputs averaged over the positions.
 
-    values: Float[Array, " P"]
-    variance: Float[Array, ""]
+    Exact where the positions of a deep linear network are averaged before the loss
+    (a classifier with global average pooling).
 
-    def eigenvalues(self) -> Float[Array, " P"]:
-        return self.values
+    >>> Reduce()
+    Reduce()
+    """
 
-    def marginal(self, leaf, scale):
-        if isinstance(leaf, Outer) and leaf.a.shape[1] == 1:
-            g, a = leaf.g[:, :, 0], leaf.a[:, 0]
-            shape = (g.shape[-1], a.shape[-1])
-            two = (
-                scale.reshape(shape)
-                if leaf.output_first
-                else (scale.reshape(shape[::-1]).T)
-            )
-            return jnp.einsum("nco,ndo,no->ncd", g, g, a**2 @ two.T)
-        j = leaf.dense()
-        return jnp.einsum("ncp,ndp,p->ncd", j, j, scale)
+    def pair(self, leaf):
+        g = jnp.sum(leaf.g, axis=2).reshape(-1, leaf.g.shape[-1])
+        if isinstance(leaf, Rows):
+            leaf = leaf.outer()
+        a = jnp.mean(leaf.a, axis=1)
+        return Pair(g.T @ g, a.T @ a)
 
-    def joint(self, leaf, scale):
-        j = leaf.dense() * jnp.sqrt(scale)
-        flat = j.reshape(-1, j.shape[-1])
-        return flat @ flat.T
-
-    def apply(self, vector, scale):
-        return scale * vector
-
-    def sample(self, white, scale):
-        return white * jnp.sqrt(scale)
+    def copies(self, positions):
+        del positions
+        return 1
 
 
-class Blocks(AbstractCurvature):
-    """A block-diagonal curvature, one block a leaf (KFAC, diagonal)."""
-
-    blocks: tuple[Kronecker | Block | Diag, ...]
-    spectrum: np.ndarray
-
-    @property
-    def cheap(self) -> bool:
-        return True
-
-    def log_det(self, log_t: float) -> float:
-        return spectral_log_det(self.spectrum, log_t)
-
-    def slopes(self, log_t: float) -> Slopes:
-        return spectral_slopes(self.spectrum, log_t)
-
-    def covariance(self, tau: float, t: float) -> BlocksCovariance:
-        scales = []
-        for block in self.blocks:
-            values = jnp.clip(block.eigenvalues(), 0.0)
-            prior = 1.0 / block.variance
-            scales.append(1.0 / (tau * (prior + t * values)))
-        return BlocksCovariance(self.blocks, scales)
-
-
-class BlocksCovariance(AbstractCovariance):
-    """Block-diagonal covariance: the eigenvalues of each block in `scales`."""
-
-    blocks: tuple[Kronecker | Block | Diag, ...]
-    scales: list[Array]
-
-    def _parts(self, factors: Factors) -> Iterator[tuple]:
-        return zip(self.blocks, factors.leaves, self.scales, strict=True)
-
-    def marginal(self, factors):
-        n, c = factors.outputs.shape
-        total = jnp.zeros((n, c, c), factors.outputs.dtype)
-        for block, leaf, scale in self._parts(factors):
-            total = total + block.marginal(leaf, scale)
-        return total
-
-    def joint(self, factors):
-        size = factors.outputs.size
-        total = jnp.zeros((size, size), factors.outputs.dtype)
-        for block, leaf, scale in self._parts(factors):
-            total = total + block.joint(leaf, scale)
-        return total
-
-    def apply(self, vector):
-        return [
-            block.apply(v, scale)
-            for block, v, scale in zip(self.blocks, vector, self.scales, strict=True)
-        ]
-
-    def sample(self, shape, *, key):
-        keys = jax.random.split(key, len(self.blocks))
-        parts = []
-        for block, scale, k in zip(self.blocks, self.scales, keys, strict=True):
-            white = jax.random.normal(k, (*shape, scale.size), scale.dtype)
-            parts.append(block.sample(white.reshape(-1, scale.size), scale))
-        return jnp.concatenate(parts, axis=-1)
-
-
-class _Pair(NamedTuple):
-    """Sums of g g^T (O, O) and of a a^T (I, I)."""
+class Pair(NamedTuple):
+    """Sums of g g^T, (O, O), and of a a^T, (I, I), or its diagonal (I,)."""
 
     gradients: Array
     inputs: Array
 
 
-def _kronecker(leaf: Outer) -> _Pair:
-    a, g = leaf.a, leaf.g
-    flat_a, flat_g = a.reshape(-1, a.shape[-1]), g.reshape(-1, g.shape[-1])
-    return _Pair(flat_g.T @ flat_g, flat_a.T @ flat_a)
+class _Form(NamedTuple):
+    """How the block of a leaf is represented.
+
+    kind: "kronecker", "block" or "diagonal".
+    copies: of "kronecker": data that an example counts for.
+    """
+
+    kind: str
+    copies: int
+    output_first: bool
 
 
-def _block(leaf: Outer | Dense) -> Array:
+def _counts(leaf: Rows) -> Float[Array, " V"]:
+    ones = jnp.ones(leaf.ids.shape, leaf.g.dtype)
+    return jnp.zeros(leaf.size, leaf.g.dtype).at[leaf.ids].add(ones)
+
+
+def _forms(jacobian: Jacobian, sharing: AbstractSharing | None) -> tuple[_Form, ...]:
+    """The form of each leaf; `sharing` is `None` for diagonals throughout."""
+    forms = []
+    for leaf, size in zip(jacobian.subset, jacobian.sizes, strict=True):
+        sites = [site for site in jacobian.plan.sites if site.leaf == leaf]
+        oriented = {(site.kind == "rows", site.output_first) for site in sites}
+        if sharing is None:
+            forms.append(_Form("diagonal", 1, True))
+        elif len(oriented) == 1 and (len(sites) == 1 or sites[0].kind != "rows"):
+            positions = sum(site.positions for site in sites)
+            copies = sharing.copies(positions)
+            forms.append(_Form("kronecker", copies, sites[0].output_first))
+        else:
+            kind = "block" if size <= BLOCK_LIMIT else "diagonal"
+            forms.append(_Form(kind, 1, True))
+    return tuple(forms)
+
+
+class Step(eqx.Module):
+    """The step of `accumulate`: what each leaf's block is made from."""
+
+    forms: tuple[_Form, ...] = eqx.field(static=True)
+    sharing: AbstractSharing
+
+    def __call__(self, factors: Factors, hessian: Array | None = None) -> list[Any]:
+        out = []
+        for form, leaf in zip(self.forms, factors.leaves, strict=True):
+            if hessian is not None and isinstance(leaf, Readout):
+                out.append(_readout(form, leaf, hessian))
+            elif form.kind == "kronecker" and isinstance(leaf, Outer | Rows):
+                out.append(self.sharing.pair(leaf))
+            elif form.kind == "block":
+                out.append(_block(leaf))
+            else:
+                out.append(diagonal(leaf))
+        return out
+
+
+def _readout(form: _Form, leaf: Readout, hessian: Float[Array, "N C C"]) -> Any:
+    """The same for a last layer, whose gradients are the Hessian's square root."""
+    if form.kind == "kronecker":
+        return Pair(jnp.sum(hessian, axis=0), leaf.a.T @ leaf.a)
+    if form.kind == "block":  # the bias: ones for inputs
+        return jnp.einsum("ncd,n->cd", hessian, leaf.a[:, 0] ** 2)
+    each = jnp.diagonal(hessian, axis1=-2, axis2=-1)
+    values = each.T @ leaf.a**2
+    return (values if leaf.output_first else values.T).reshape(-1)
+
+
+def _block(leaf: Factor) -> Array:
     j = leaf.dense()
     flat = j.reshape(-1, j.shape[-1])
     return flat.T @ flat
 
 
-def diagonal(leaf: Outer | Dense) -> Float[Array, " P"]:
+def diagonal(leaf: Factor) -> Float[Array, " P"]:
     """The exact diagonal of sum_n J_n^T J_n for one leaf."""
-    if isinstance(leaf, Outer) and leaf.a.shape[1] == 1:
-        # sum_n,c (g_o a_i)^2 = (sum_c g_o^2)^T (a_i^2)
+    if isinstance(leaf, Outer) and leaf.once:
+        # sum_n,k (g_o a_i)^2 = (sum_k g_o^2)^T (a_i^2)
         g, a = jnp.sum(leaf.g[:, :, 0] ** 2, axis=1), leaf.a[:, 0] ** 2
         values = g.T @ a
         return (values if leaf.output_first else values.T).reshape(-1)
+    if isinstance(leaf, Rows):
+        same = leaf.ids[:, :, None] == leaf.ids[:, None, :]
+        # gradients of one row within an example add before they are squared
+        g = jnp.einsum("nts,nkso->nkto", same.astype(leaf.g.dtype), leaf.g)
+        first = jnp.argmax(same, axis=-1) == jnp.arange(same.shape[-1])
+        values = jnp.sum(g**2, axis=1) * first[..., None].astype(g.dtype)
+        table = jnp.zeros((leaf.size, g.shape[-1]), g.dtype)
+        return table.at[leaf.ids].add(values).reshape(-1)
     return jnp.sum(leaf.dense() ** 2, axis=(0, 1))
 
 
-def _form(leaf: Outer | Dense, size: int, *, kronecker: bool) -> str:
-    if not kronecker:
-        return "diagonal"
-    if isinstance(leaf, Outer):
-        return "kronecker"
-    return "block" if size <= BLOCK_LIMIT else "diagonal"
-
-
-@eqx.filter_jit
-def _accumulate(jacobian, likelihood, x, kronecker: bool):
-    factors = whiten(jacobian.factors(x), likelihood)
-    out = []
-    for leaf, array in zip(factors.leaves, jacobian.leaves, strict=True):
-        form = _form(leaf, array.size, kronecker=kronecker)
-        if isinstance(leaf, Outer) and form == "kronecker":
-            out.append(_kronecker(leaf))
-        elif form == "block":
-            out.append(_block(leaf))
-        else:
-            out.append(diagonal(leaf))
-    return out
-
-
-def blocks(
+def kronecker_blocks(
     jacobian: Jacobian,
     likelihood: AbstractLikelihood,
-    x: PyTree,
+    examples: AbstractExamples,
     variances: list[Array],
     outputs: int,
     *,
-    kronecker: bool,
-) -> Blocks:
-    """One pass over x in chunks; only the factors stay in memory."""
+    sharing: AbstractSharing | None,
+    fisher: AbstractFisher | None = None,
+) -> tuple[Blocks, Summary]:
+    """One pass over the data in chunks; only the blocks stay in memory.
+
+    sharing: how layers shared over positions are approximated; `None` for the exact
+        diagonal of every leaf.
+    """
+    forms = _forms(jacobian, sharing)
     itemsize = variances[0].dtype.itemsize
     size = factor_chunk_size(jacobian, outputs, itemsize)
-    total: Any = None
-    for start in range(0, rows(x), size):
-        part = jax.tree.map(lambda leaf, s=start: leaf[s : s + size], x)
-        new = _accumulate(jacobian, likelihood, part, kronecker)
-        total = new if total is None else jax.tree.map(jnp.add, total, new)
-    made, spectrum = [], []
-    for leaf, value, variance in zip(jacobian.subset, total, variances, strict=True):
-        block = _decompose(value, variance, jacobian.site(leaf), rows(x))
-        made.append(block)
-        values = np.clip(np.asarray(block.eigenvalues(), np.float64), 0.0, None)
-        spectrum.append(values.ravel() * float(variance))
-    return Blocks(tuple(made), np.concatenate(spectrum))
+    step = Step(forms, Expand() if sharing is None else sharing)
+    seen: Seen = accumulate(step, jacobian, likelihood, examples, size, fisher)
+    statistics = _Statistics(seen.total, forms)
+    return _decomposed(statistics, variances, seen.count), seen.summary
+
+
+class _Statistics(eqx.Module):
+    """Sums over the data, one entry a leaf, and how blocks are made from them."""
+
+    sums: list[Any]
+    forms: tuple[_Form, ...] = eqx.field(static=True)
+
+
+def _decomposed(statistics: _Statistics, variances: list[Array], count: int) -> Blocks:
+    made = tuple(
+        _decompose(value, form, variance.dtype, count)
+        for value, form, variance in zip(
+            statistics.sums, statistics.forms, variances, strict=True
+        )
+    )
+    return Blocks.of(made, statistics, variances, count)
 
 
 def _decompose(
-    value: Any, variance: Array, site: Site | None, data: int
-) -> Kronecker | Block | Diag:
+    value: Any, form: _Form, dtype: np.dtype, count: int
+) -> Rotated | Block | Diag:
     """Eigendecompose a block in float64; keep it in the network's dtype."""
-    dtype = variance.dtype
-
-    def eigh(matrix: Array | np.ndarray) -> tuple[Array, Array]:
-        values, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
-        return jnp.asarray(values.clip(0), dtype), jnp.asarray(vectors, dtype)
-
-    if site is not None and not isinstance(value, Array):
-        right = np.asarray(value.inputs, np.float64) / (data * site.positions)
-        return Kronecker(
-            *eigh(value.gradients), *eigh(right), variance, site.output_first
+    if isinstance(value, Pair):
+        left, left_vectors = eigh(value.gradients)
+        mean = np.asarray(value.inputs, np.float64) / (count * form.copies)
+        right, right_vectors = (mean, None) if mean.ndim == 1 else eigh(mean)
+        return Rotated(
+            jnp.asarray(left[:, None] * right, dtype),
+            jnp.asarray(left_vectors, dtype),
+            None if right_vectors is None else jnp.asarray(right_vectors, dtype),
+            form.output_first,
         )
     if value.ndim == 2:
-        return Block(*eigh(value), variance)
-    return Diag(value, variance)
+        values, vectors = eigh(value)
+        return Block(jnp.asarray(values, dtype), jnp.asarray(vectors, dtype))
+    return Diag(value)
+
+
+def eigh(matrix: Array | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, at least 0, and vectors of a small matrix, in float64."""
+    values, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
+    return values.clip(0), vectors
+
+
+def merged(one: Blocks, two: Blocks) -> Blocks:
+    """The blocks of both data sets, from the sums that each kept."""
+    if one.statistics is None or two.statistics is None:
+        raise TypeError(
+            "expected curvatures that can be added, got one with corrected "
+            "eigenvalues: fit EKFAC() again to all data, or use KFAC()"
+        )
+    sums = jax.tree.map(jnp.add, one.statistics.sums, two.statistics.sums)
+    statistics = _Statistics(sums, one.statistics.forms)
+    return _decomposed(statistics, one.variances, one.count + two.count)
+
+
+class Correction(eqx.Module):
+    """The step of `accumulate` for EKFAC: second moments along the eigenvectors."""
+
+    blocks: tuple[Rotated | Block | Diag, ...]
+
+    def __call__(self, factors: Factors, hessian: Array | None = None) -> list[Any]:
+        out = []
+        for block, leaf in zip(self.blocks, factors.leaves, strict=True):
+            if not isinstance(block, Rotated):
+                out.append(None)
+            elif hessian is not None and isinstance(leaf, Readout):
+                # sum_n (u^T H_n u) (v^T a_n)^2
+                turned = jnp.einsum("co,ncd,do->no", block.left, hessian, block.left)
+                a = leaf.a if block.right is None else leaf.a @ block.right
+                out.append(turned.T @ a**2)
+            else:
+                out.append(_moments(block, leaf))
+        return out
+
+
+def _moments(block: Rotated, leaf: Factor) -> Float[Array, "O I"]:
+    if isinstance(leaf, Dense):
+        raise TypeError("expected a layer's factor, got a dense Jacobian")
+    outer = leaf if isinstance(leaf, Outer) else leaf.outer()
+    g = outer.g @ block.left
+    a = outer.a if block.right is None else outer.a @ block.right
+    if outer.once:
+        return jnp.sum(g[:, :, 0] ** 2, axis=1).T @ a[:, 0] ** 2
+    j = jnp.einsum("nti,nkto->nkoi", a, g)
+    return jnp.sum(j**2, axis=(0, 1))
+
+
+def corrected_blocks(
+    jacobian: Jacobian,
+    likelihood: AbstractLikelihood,
+    examples: AbstractExamples,
+    variances: list[Array],
+    outputs: int,
+    *,
+    sharing: AbstractSharing,
+    fisher: AbstractFisher | None = None,
+) -> tuple[Blocks, Summary]:
+    """KFAC with the exact second moments along its eigenvectors: a second pass.
+
+    Of all matrices with these eigenvectors it is the one nearest to G in the Frobenius
+    norm.
+    """
+    kfac, summary = kronecker_blocks(
+        *(jacobian, likelihood, examples, variances, outputs),
+        sharing=sharing,
+        fisher=fisher,
+    )
+    size = factor_chunk_size(jacobian, outputs, variances[0].dtype.itemsize)
+    step = Correction(kfac.blocks)
+    seen = accumulate(step, jacobian, likelihood, examples, size, fisher)
+    made = tuple(
+        block
+        if values is None or not isinstance(block, Rotated)
+        else Rotated(values, block.left, block.right, block.output_first)
+        for block, values in zip(kfac.blocks, seen.total, strict=True)
+    )
+    return Blocks.of(made, None, variances, kfac.count), summary

@@ -10,17 +10,28 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from ntkuq.models.likelihoods.base import AbstractLikelihood, Marginal
+from ntkuq.models.likelihoods.base import (
+    AbstractLikelihood,
+    Marginal,
+    log_density,
+    variances,
+)
 from ntkuq.models.likelihoods.gaussian import _normal
-from ntkuq.models.likelihoods.quadrature import spread
+from ntkuq.models.likelihoods.links import (
+    AbstractLink,
+    Integrated,
+    MonteCarlo,
+    mixed,
+    two_classes,
+)
+from ntkuq.models.likelihoods.quadrature import root
 
 
 class Categorical(AbstractLikelihood):
     """P(y = k) = softmax(f)_k for class codes y = 0, …, C - 1.
 
-    Class probabilities of an uncertain output are integrated numerically: for two
-    classes by Gauss-Hermite quadrature over the difference of the logits, for more
-    over 512 fixed antithetic Gaussian draws, the same for every method.
+    Class probabilities of an uncertain output are integrated by a link, `MonteCarlo()`
+    unless another is given.
 
     >>> import jax.numpy as jnp
     >>> float(Categorical().log_prob(jnp.zeros(2), jnp.asarray(1)))
@@ -47,30 +58,34 @@ class Categorical(AbstractLikelihood):
     def shift(self, mean, loc, scale):
         return mean, jnp.ones((mean.shape[-1],), mean.dtype)
 
-    def hessian(self, latent):
+    def log_prob(self, latent, y):
+        return log_density(self.distribution(latent), y, latent.dtype)
+
+    def hessian(self, latent, y=None):
+        del y
         p = jax.nn.softmax(latent)
         return jnp.diag(p) - jnp.outer(p, p)
 
-    def hessian_sqrt(self, latent):
-        # S = diag(sqrt p) - p sqrt(p)^T gives S S^T = diag(p) - p p^T
-        p = jax.nn.softmax(latent)
-        return jnp.diag(jnp.sqrt(p)) - jnp.outer(p, jnp.sqrt(p))
+    def hessian_sqrt(self, latent, y=None):
+        # With q = sqrt(p), a unit vector, H = diag(q) (I - q q^T) diag(q), and the
+        # Householder reflection that takes q to -e_C has as its first C - 1 columns an
+        # orthonormal basis of the complement of q: S = diag(q) times these, (C, C - 1).
+        del y
+        q = jnp.sqrt(jax.nn.softmax(latent))
+        last = jnp.zeros_like(q).at[-1].set(1.0)
+        basis = jnp.eye(q.size, dtype=q.dtype)
+        basis = basis - jnp.outer(q + last, (q + last) / (1.0 + q[-1]))
+        return q[:, None] * basis[:, :-1]
 
-    def marginalize(self, mean, covariance) -> Marginal:
-        latent = dist.MultivariateNormal(mean, covariance_matrix=_lift(covariance))
-        if mean.shape[-1] == 2:
-            # softmax depends on the difference of the two logits only
-            contrast = jnp.asarray([-1.0, 1.0], mean.dtype)
-            variance = jnp.einsum("c,ncd,d->n", contrast, covariance, contrast)
-            nodes, weights = spread((mean @ contrast)[:, None], variance[:, None, None])
-            return _mixture(_two(nodes), weights, latent)
-        nodes, weights = spread(mean, covariance)
-        return _mixture(jax.nn.softmax(nodes), weights, latent)
+    def marginalize(self, mean, covariance, link=None) -> Marginal:
+        if covariance.ndim == mean.ndim:
+            latent = independent(mean, covariance)
+        else:
+            latent = dist.MultivariateNormal(mean, scale_tril=root(covariance))
+        return _classes((link or MonteCarlo()).several(mean, covariance), latent)
 
     def mixture(self, latent) -> Marginal:
-        size = latent.shape[0]
-        weights = jnp.full((size,), 1.0 / size, latent.dtype)
-        return _mixture(jax.nn.softmax(latent), weights, None)
+        return _equal(jax.nn.softmax(latent))
 
 
 class Bernoulli(AbstractLikelihood):
@@ -107,58 +122,45 @@ class Bernoulli(AbstractLikelihood):
     def shift(self, mean, loc, scale):
         return mean, jnp.ones((1,), mean.dtype)
 
-    def hessian(self, latent):
+    def log_prob(self, latent, y):
+        return log_density(self.distribution(latent), y, latent.dtype)
+
+    def hessian(self, latent, y=None):
+        del y
         p = jax.nn.sigmoid(latent)
         return jnp.diag(p * (1 - p))
 
-    def hessian_sqrt(self, latent):
-        return jnp.sqrt(self.hessian(latent))
+    def hessian_sqrt(self, latent, y=None):
+        return jnp.sqrt(self.hessian(latent, y))
 
-    def marginalize(self, mean, covariance) -> Marginal:
-        nodes, weights = spread(mean, covariance)
-        latent = _normal(mean, covariance[:, 0])
-        return _mixture(_two(nodes), weights, latent)
+    def marginalize(self, mean, covariance, link: AbstractLink | None = None):
+        variance = variances(mean, covariance)
+        found = (link or MonteCarlo()).two(mean, variance)
+        return _classes(found, _normal(mean, variance))
 
     def mixture(self, latent) -> Marginal:
-        size = latent.shape[0]
-        weights = jnp.full((size,), 1.0 / size, latent.dtype)
-        return _mixture(_two(latent), weights, None)
+        return _equal(two_classes(latent))
 
 
-def _two(latent: Array) -> Array:
-    return jnp.concatenate([jax.nn.sigmoid(-latent), jax.nn.sigmoid(latent)], axis=-1)
+def independent(
+    mean: Float[Array, "*batch C"], variance: Float[Array, "*batch C"]
+) -> dist.Distribution:
+    """Independent logits; a variance of zero is that of the smallest number."""
+    tiny = jnp.finfo(variance.dtype).tiny
+    scale = jnp.sqrt(jnp.maximum(variance, tiny))
+    return dist.Normal(mean, scale).to_event(1)
 
 
-#: Smallest eigenvalue of a covariance between logits, relative to the mean one.
-FLOOR = 1e-9
+def _equal(probs: Float[Array, "S *batch C"]) -> Marginal:
+    size = probs.shape[0]
+    weights = jnp.full((size,), 1.0 / size, probs.dtype)
+    return _classes(mixed(probs, weights), None)
 
 
-def _lift(covariance: Array) -> Array:
-    """The nearest covariance that has a Cholesky factor: eigenvalues below FLOOR rise.
-
-    A covariance computed in float32 can have eigenvalues slightly below zero.
-    """
-    values, vectors = jnp.linalg.eigh(covariance)
-    size = jnp.trace(covariance, axis1=-2, axis2=-1) / covariance.shape[-1]
-    tiny = jnp.finfo(covariance.dtype).tiny ** 0.5
-    values = jnp.maximum(values, (FLOOR * size + tiny)[:, None])
-    lifted = jnp.einsum("nij,nj,nkj->nik", vectors, values, vectors)
-    return 0.5 * (lifted + jnp.swapaxes(lifted, -1, -2))
-
-
-def _entropy(p: Array) -> Array:
-    return -jnp.sum(jax.scipy.special.xlogy(p, p), axis=-1)
-
-
-def _mixture(
-    probs: Array, weights: Array, latent: dist.Distribution | None
-) -> Marginal:
-    mean = jnp.tensordot(weights, probs, 1)
-    mean = mean / jnp.sum(mean, axis=-1, keepdims=True)
-    expected = jnp.tensordot(weights, _entropy(probs), 1)
+def _classes(found: Integrated, latent: dist.Distribution | None) -> Marginal:
     return Marginal(
         latent=latent,
-        observed=dist.CategoricalProbs(mean),
-        epistemic=jnp.maximum(_entropy(mean) - expected, 0.0),
-        aleatoric=expected,
+        observed=dist.CategoricalProbs(found.probs),
+        epistemic=found.information,
+        aleatoric=found.expected,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -10,7 +11,13 @@ import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float
 
 from ntkuq.models.checks import positive
-from ntkuq.models.likelihoods.base import AbstractLikelihood, Marginal
+from ntkuq.models.likelihoods.base import (
+    AbstractLikelihood,
+    Marginal,
+    log_density,
+    no_link,
+    variances,
+)
 
 
 class Gaussian(AbstractLikelihood):
@@ -43,7 +50,7 @@ class Gaussian(AbstractLikelihood):
         return dist.Normal(latent, self._scale(latent))
 
     def outputs(self, y: Array | np.ndarray) -> int:
-        return 1 if y.ndim == 1 else y.shape[1]
+        return math.prod(y.shape[1:])
 
     def rescale(self, loc, scale) -> Gaussian:
         return Gaussian(_one(jnp.asarray(self.scale, scale.dtype) * scale))
@@ -51,16 +58,22 @@ class Gaussian(AbstractLikelihood):
     def shift(self, mean, loc, scale):
         return mean * scale + loc, jnp.broadcast_to(scale, mean.shape[-1:])
 
-    def hessian(self, latent):
+    def log_prob(self, latent, y):
+        return log_density(self.distribution(latent), y, latent.dtype)
+
+    def hessian(self, latent, y=None):
+        del y
         noise = jnp.broadcast_to(self._scale(latent), latent.shape)
         return jnp.diag(noise**-2)
 
-    def hessian_sqrt(self, latent):
+    def hessian_sqrt(self, latent, y=None):
+        del y
         noise = jnp.broadcast_to(self._scale(latent), latent.shape)
         return jnp.diag(1.0 / noise)
 
-    def marginalize(self, mean, covariance) -> Marginal:
-        epistemic = jnp.diagonal(covariance, axis1=-2, axis2=-1)
+    def marginalize(self, mean, covariance, link=None) -> Marginal:
+        no_link(self, link)
+        epistemic = variances(mean, covariance)
         noise = jnp.broadcast_to(self._scale(mean) ** 2, mean.shape)
         return Marginal(
             latent=_normal(mean, epistemic),
@@ -72,7 +85,7 @@ class Gaussian(AbstractLikelihood):
     def mixture(self, latent) -> Marginal:
         if latent.shape[0] == 1:  # one network: a plain normal, and a known function
             mean = latent[0]
-            exact = self.marginalize(mean, _no_covariance(mean))
+            exact = self.marginalize(mean, jnp.zeros_like(mean))
             return exact._replace(latent=dist.Delta(_squeeze(mean)))
         members = jnp.moveaxis(latent, 0, -1)
         size = members.shape[-1]
@@ -89,10 +102,6 @@ class Gaussian(AbstractLikelihood):
             epistemic=_squeeze(epistemic),
             aleatoric=_squeeze(noise[..., 0] ** 2),
         )
-
-
-def _no_covariance(mean: Array) -> Array:
-    return jnp.zeros((*mean.shape, mean.shape[-1]), mean.dtype)
 
 
 def _one(scale: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -9,7 +10,13 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from ntkuq.models.likelihoods.base import AbstractLikelihood, Marginal
+from ntkuq.models.likelihoods.base import (
+    AbstractLikelihood,
+    Marginal,
+    log_density,
+    no_link,
+    variances,
+)
 from ntkuq.models.likelihoods.gaussian import _normal, _squeeze
 from ntkuq.models.likelihoods.quadrature import nodes
 
@@ -34,7 +41,7 @@ class HeteroscedasticGaussian(AbstractLikelihood):
         return dist.Normal(mean, jnp.exp(log_scale))
 
     def outputs(self, y: Array | np.ndarray) -> int:
-        return 2 if y.ndim == 1 else 2 * y.shape[1]
+        return 2 * math.prod(y.shape[1:])
 
     def rescale(self, loc, scale) -> HeteroscedasticGaussian:
         return self
@@ -47,25 +54,34 @@ class HeteroscedasticGaussian(AbstractLikelihood):
         scale = jnp.broadcast_to(scale, first.shape[-1:])
         return shifted, jnp.concatenate([scale, jnp.ones_like(scale)])
 
-    def hessian(self, latent):
+    def log_prob(self, latent, y):
+        return log_density(self.distribution(latent), y, latent.dtype)
+
+    def hessian(self, latent, y=None):
+        del y
         # Fisher information of a normal in (mean, log scale): diag(1/s^2, 2)
         _, log_scale = jnp.split(latent, 2)
         return jnp.diag(
             jnp.concatenate([jnp.exp(-2 * log_scale), jnp.full_like(log_scale, 2.0)])
         )
 
-    def hessian_sqrt(self, latent):
+    def hessian_sqrt(self, latent, y=None):
+        del y
         return jnp.sqrt(self.hessian(latent))
 
-    def marginalize(self, mean, covariance) -> Marginal:
+    def marginalize(self, mean, covariance, link=None) -> Marginal:
+        no_link(self, link)
         # Given the log-scale s of one target column, its mean m is Gaussian: only s
         # needs quadrature. m | s has mean  E m + k (s - E s)  and variance
         # Var m - k Cov(m, s),  with k = Cov(m, s) / Var s.
         size = mean.shape[-1] // 2
-        first, second = mean[:, :size], mean[:, size:]
-        variance = jnp.diagonal(covariance, axis1=-2, axis2=-1)
-        cross = jnp.diagonal(covariance[:, :size, size:], axis1=-2, axis2=-1)
-        spread, bend = variance[:, :size], variance[:, size:]
+        first, second = mean[..., :size], mean[..., size:]
+        variance = variances(mean, covariance)
+        if covariance.ndim == mean.ndim:
+            cross = jnp.zeros_like(first)
+        else:
+            cross = jnp.diagonal(covariance[..., :size, size:], axis1=-2, axis2=-1)
+        spread, bend = variance[..., :size], variance[..., size:]
         points, weights = nodes(1)
         z = jnp.asarray(points[:, 0], mean.dtype)
         tiny = jnp.finfo(mean.dtype).tiny

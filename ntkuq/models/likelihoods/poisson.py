@@ -9,9 +9,15 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from ntkuq.models.likelihoods.base import AbstractLikelihood, Marginal
+from ntkuq.models.likelihoods.base import (
+    AbstractLikelihood,
+    Marginal,
+    log_density,
+    no_link,
+    variances,
+)
 from ntkuq.models.likelihoods.gaussian import _normal
-from ntkuq.models.likelihoods.quadrature import spread
+from ntkuq.models.likelihoods.quadrature import line
 
 
 class Poisson(AbstractLikelihood):
@@ -44,16 +50,22 @@ class Poisson(AbstractLikelihood):
     def shift(self, mean, loc, scale):
         return mean, jnp.ones((1,), mean.dtype)
 
-    def hessian(self, latent):
+    def log_prob(self, latent, y):
+        return log_density(self.distribution(latent), y, latent.dtype)
+
+    def hessian(self, latent, y=None):
+        del y
         return jnp.diag(jnp.exp(latent))
 
-    def hessian_sqrt(self, latent):
+    def hessian_sqrt(self, latent, y=None):
+        del y
         return jnp.diag(jnp.exp(0.5 * latent))
 
-    def marginalize(self, mean, covariance) -> Marginal:
-        nodes, weights = spread(mean, covariance)
-        latent = _normal(mean, covariance[:, 0])
-        return _mixture(nodes, weights, latent)
+    def marginalize(self, mean, covariance, link=None) -> Marginal:
+        no_link(self, link)
+        variance = variances(mean, covariance)
+        nodes, weights = line(mean, variance)
+        return _mixture(nodes, weights, _normal(mean, variance))
 
     def mixture(self, latent) -> Marginal:
         size = latent.shape[0]

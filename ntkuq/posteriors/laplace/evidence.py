@@ -33,17 +33,30 @@ class Fit:
     """What the data say at the trained parameters.
 
     log_likelihood: l0. misfit: m; `None` where the noise is not a parameter.
-    count: N C. quadratic: q.
+    count: N C. quadratic: q. squares: the sum of squares of each leaf.
     """
 
     log_likelihood: float
     misfit: float | None
     count: int
     quadratic: float
+    squares: tuple[float, ...] = ()
+
+
+class LayerPrecision(NamedTuple):
+    """The prior precision of one leaf, and the error of its logarithm."""
+
+    value: float
+    log_se: float | None
+    at_bound: bool
 
 
 class Tuned(NamedTuple):
-    """The chosen precision factor and noise factor, with errors of their logarithms."""
+    """The chosen precision factor and noise factor, with errors of their logarithms.
+
+    layers: where each leaf got a precision of its own: those precisions and the errors
+        of their logarithms; then tau is 1.
+    """
 
     tau: float
     noise: float
@@ -52,6 +65,7 @@ class Tuned(NamedTuple):
     at_bound: bool
     log_evidence: float
     effective: float
+    layers: tuple[LayerPrecision, ...] | None = None
 
 
 def log_evidence(

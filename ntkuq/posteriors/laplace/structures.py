@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ntkuq.linearize import (
     AbstractCurvature,
+    AbstractExamples,
+    AbstractFisher,
+    AbstractSharing,
+    ExactFisher,
+    Expand,
     Jacobian,
-    blocks,
+    Summary,
+    corrected_blocks,
     function_space,
     function_space_cost,
-    rows,
+    kronecker_blocks,
+    low_rank,
     weight_space,
     weight_space_cost,
 )
@@ -52,6 +57,40 @@ class FunctionSpace(AbstractView):
     """
 
 
+class Problem(NamedTuple):
+    """What a structure approximates: G of these examples under this prior.
+
+    Args:
+        jacobian: at the trained parameters, of the uncertain leaves.
+        likelihood: of the targets, in the network's units.
+        examples: the data.
+        variances: prior variance of each leaf, ().
+        outputs: the number of network outputs C.
+    """
+
+    jacobian: Jacobian
+    likelihood: AbstractLikelihood
+    examples: AbstractExamples
+    variances: list[Array]
+    outputs: int
+
+
+class Size(NamedTuple):
+    """What the cost of a structure depends on.
+
+    Args:
+        jacobian: of the uncertain leaves (shapes are read).
+        data: the number of examples N.
+        outputs: the number of network outputs C.
+        forward: operations of one example's forward pass.
+    """
+
+    jacobian: Jacobian
+    data: int
+    outputs: int
+    forward: float
+
+
 class AbstractStructure(eqx.Module):
     """A representation of G = J^T H J."""
 
@@ -59,19 +98,12 @@ class AbstractStructure(eqx.Module):
     double: eqx.AbstractClassVar[bool]
 
     @abc.abstractmethod
-    def curvature(
-        self,
-        jacobian: Jacobian,
-        likelihood: AbstractLikelihood,
-        x: PyTree,
-        variances: list[Array],
-        outputs: int,
-    ) -> AbstractCurvature:
-        """G from one pass over the data x, for a prior with these variances."""
+    def curvature(self, problem: Problem) -> tuple[AbstractCurvature, Summary]:
+        """G from one pass over the data, and how well the network fits them."""
 
     @abc.abstractmethod
-    def cost(self, parameters: int, data: int, outputs: int, forward: float) -> Cost:
-        """Operations and bytes; `forward` is the cost of one example's pass."""
+    def cost(self, size: Size) -> Cost:
+        """Operations and bytes."""
 
 
 class Full(AbstractStructure):
@@ -80,6 +112,7 @@ class Full(AbstractStructure):
     Args:
         view: `WeightSpace()` (P x P), `FunctionSpace()` (N C x N C), or `None` for the
             cheaper of the two.
+        fisher: `ExactFisher()`, `SampledFisher(key)` or `EmpiricalFisher()`.
 
     >>> Full()
     Full()
@@ -88,18 +121,20 @@ class Full(AbstractStructure):
     double: ClassVar[bool] = True
 
     view: AbstractView | None = None
+    fisher: AbstractFisher = ExactFisher()
 
-    def chosen(self, parameters: int, data: int, outputs: int) -> AbstractView:
+    def chosen(self, jacobian: Jacobian, data: int, outputs: int) -> AbstractView:
         """The view that will be used."""
         if self.view is not None:
             return self.view
-        weight = weight_space_cost(parameters, data, outputs)
-        function = function_space_cost(parameters, data, outputs)
+        weight = weight_space_cost(jacobian, data, outputs)
+        function = function_space_cost(jacobian, data, outputs)
         return WeightSpace() if weight.flops <= function.flops else FunctionSpace()
 
-    def curvature(self, jacobian, likelihood, x, variances, outputs):
-        data = rows(x)
-        view = self.chosen(jacobian.size, data, outputs)
+    def curvature(self, problem):
+        jacobian, likelihood, examples, variances, outputs = problem
+        data = len(examples)
+        view = self.chosen(jacobian, data, outputs)
         weight = isinstance(view, WeightSpace)
         side = jacobian.size if weight else data * outputs
         if side > LARGEST_SQUARE:
@@ -108,17 +143,22 @@ class Full(AbstractStructure):
                 f"({8 * side**2 / 2**30:.0f} GiB in float64), more than the "
                 f"{LARGEST_SQUARE:,} allowed: use KFAC(), Diagonal() or LastLayer()"
             )
-        build = weight_space if weight else function_space
-        return build(jacobian, likelihood, x, variances, outputs)
+        if weight:
+            return weight_space(*problem, fisher=self.fisher)
+        return function_space(
+            jacobian, likelihood, examples, variances, fisher=self.fisher
+        )
 
-    def cost(self, parameters, data, outputs, forward):
-        view = self.chosen(parameters, data, outputs)
+    def cost(self, size):
+        jacobian, data, outputs, forward = size
+        view = self.chosen(jacobian, data, outputs)
         weight = isinstance(view, WeightSpace)
         space = weight_space_cost if weight else function_space_cost
-        work = space(parameters, data, outputs)
-        side = parameters if weight else data * outputs
+        work = space(jacobian, data, outputs)
+        side = jacobian.size if weight else data * outputs
         # evidence: eigenvalues (about 4/3 n^3), or a few dozen Cholesky factors
-        passes = 2 * forward * data * (1 + outputs)
+        backward = 1 if jacobian.is_readout else 1 + outputs
+        passes = 2 * forward * data * backward
         return Cost(work.flops + passes + 10 * side**3, work.bytes, 5)
 
 
@@ -127,7 +167,13 @@ class KFAC(AbstractStructure):
 
     Factors are computed in the network's dtype, decomposed in float64.
 
-    References: Martens and Grosse 2015 (arXiv 1503.05671); Ritter et al. 2018.
+    Args:
+        sharing: `Expand()` or `Reduce()`, for layers shared over positions
+            (convolutions, attention).
+        fisher: `ExactFisher()`, `SampledFisher(key)` or `EmpiricalFisher()`.
+
+    References: Martens and Grosse 2015 (arXiv 1503.05671); Ritter et al. 2018;
+    Eschenhagen et al. 2023 (arXiv 2311.00636).
 
     >>> KFAC()
     KFAC()
@@ -135,17 +181,47 @@ class KFAC(AbstractStructure):
 
     double: ClassVar[bool] = False
 
-    def curvature(self, jacobian, likelihood, x, variances, outputs):
-        return blocks(jacobian, likelihood, x, variances, outputs, kronecker=True)
+    sharing: AbstractSharing = Expand()
+    fisher: AbstractFisher = ExactFisher()
 
-    def cost(self, parameters, data, outputs, forward):
-        passes = forward * data * (1 + 3 * outputs)
-        side = max(parameters, 1) ** 0.5
-        return Cost(passes + 25 * side**3, 32.0 * parameters + 2**28, 3)
+    def curvature(self, problem):
+        return kronecker_blocks(*problem, sharing=self.sharing, fisher=self.fisher)
+
+    def cost(self, size):
+        return _blocks_cost(size, passes=1)
+
+
+class EKFAC(AbstractStructure):
+    """KFAC with exact second moments along its eigenvectors: two passes.
+
+    The matrix nearest to G among those with KFAC's eigenvectors.
+
+    Args:
+        sharing, fisher: as in `KFAC`.
+
+    References: George et al. 2018 (arXiv 1806.03884).
+
+    >>> EKFAC()
+    EKFAC()
+    """
+
+    double: ClassVar[bool] = False
+
+    sharing: AbstractSharing = Expand()
+    fisher: AbstractFisher = ExactFisher()
+
+    def curvature(self, problem):
+        return corrected_blocks(*problem, sharing=self.sharing, fisher=self.fisher)
+
+    def cost(self, size):
+        return _blocks_cost(size, passes=2)
 
 
 class Diagonal(AbstractStructure):
     """The exact diagonal of G.
+
+    Args:
+        fisher: `ExactFisher()`, `SampledFisher(key)` or `EmpiricalFisher()`.
 
     >>> Diagonal()
     Diagonal()
@@ -153,14 +229,62 @@ class Diagonal(AbstractStructure):
 
     double: ClassVar[bool] = False
 
-    def curvature(self, jacobian, likelihood, x, variances, outputs):
-        return blocks(jacobian, likelihood, x, variances, outputs, kronecker=False)
+    fisher: AbstractFisher = ExactFisher()
 
-    def cost(self, parameters, data, outputs, forward):
-        passes = forward * data * (1 + 3 * outputs)
-        return Cost(passes, 8.0 * parameters + 2**28, 3)
+    def curvature(self, problem):
+        return kronecker_blocks(*problem, sharing=None, fisher=self.fisher)
+
+    def cost(self, size):
+        passes = size.forward * size.data * (1 + 3 * size.outputs)
+        return Cost(passes, 8.0 * size.jacobian.size + 2**28, 3)
 
 
-def in_double(structure: AbstractStructure) -> jax.typing.DTypeLike | None:
-    """float64 for a structure that works in it, `None` for the network's dtype."""
-    return jnp.float64 if structure.double else None
+class LowRank(AbstractStructure):
+    """The leading eigenpairs of L0^-1/2 G L0^-1/2, by Lanczos; the prior elsewhere.
+
+    Directions that are left out keep their prior variance, so that the posterior is
+    never more certain than the full one. `diagnostics` has the largest residual of an
+    eigenpair, relative to the largest eigenvalue.
+
+    Args:
+        rank: the number of eigenpairs.
+        fisher: `ExactFisher()` or `EmpiricalFisher()`.
+
+    References: Lanczos 1950; matfree (Kraemer, arXiv 2405.17277) for the iteration.
+
+    >>> LowRank(20).rank
+    20
+    """
+
+    double: ClassVar[bool] = False
+
+    rank: int = 50
+    fisher: AbstractFisher = ExactFisher()
+
+    def __check_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"LowRank: expected rank >= 1, got {self.rank}")
+
+    def curvature(self, problem):
+        return low_rank(*problem, rank=self.rank, fisher=self.fisher)
+
+    def cost(self, size):
+        jacobian, data, outputs, forward = size
+        steps = 2 * self.rank + 10
+        products = 6 * forward * data * steps
+        orthogonal = 4.0 * steps**2 * jacobian.size
+        activations = 8.0 * jacobian.plan.activations * data
+        held = 8.0 * steps * jacobian.size + min(activations, 2**28)
+        del outputs
+        return Cost(products + orthogonal, held + 2**26, 4)
+
+
+def _blocks_cost(size: Size, passes: int) -> Cost:
+    jacobian, data, outputs, forward = size
+    backward = 0 if jacobian.is_readout else 3 * outputs
+    work = passes * forward * data * (1 + backward)
+    sides = (
+        shape for n in jacobian.subset for shape in (jacobian.plan.shapes[n] or (1,))
+    )
+    decompositions = sum(25.0 * side**3 for side in sides)
+    return Cost(work + decompositions, 32.0 * jacobian.size + 2**28, 3)

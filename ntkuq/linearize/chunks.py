@@ -1,0 +1,98 @@
+"""How many examples at once: chunks that fit into the memory given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from ntkuq.linearize.jacobian import Jacobian
+from ntkuq.linearize.sites import Site
+
+
+#: Bytes that one chunk of factors may take (a chunk is what is alive at once).
+CHUNK_BYTES = 2**28
+
+
+def chunk_size(jacobian: Jacobian, outputs: int, itemsize: int) -> int:
+    """Examples whose dense Jacobian rows fit into `CHUNK_BYTES`.
+
+    A row costs C (A + P) numbers: C backward passes through A activations, and the
+    row itself.
+    """
+    return fitting(outputs * (jacobian.plan.activations + jacobian.size), itemsize)
+
+
+def factor_chunk_size(jacobian: Jacobian, outputs: int, itemsize: int) -> int:
+    """Examples whose factors fit into `CHUNK_BYTES`."""
+    return fitting(predicted_numbers(jacobian, outputs), itemsize)
+
+
+def fitting(numbers: int, itemsize: int) -> int:
+    """Examples of so many numbers each that fit into `CHUNK_BYTES`."""
+    return max(1, CHUNK_BYTES // max(1, numbers * itemsize))
+
+
+def predicted_numbers(jacobian: Jacobian, outputs: int) -> int:
+    """How many numbers one example's factors take while they are made."""
+    passes = 1 if jacobian.is_readout else 1 + outputs
+    return factor_numbers(jacobian, outputs) + passes * jacobian.plan.activations
+
+
+def factor_numbers(jacobian: Jacobian, outputs: int) -> int:
+    """How many numbers the factors of one example hold, and what products need.
+
+    A layer met at T positions costs T (I + C O), one of the last layer I, every other
+    leaf C P; so does, for products that need its Jacobian, a layer met several times.
+    """
+    total = 0
+    for leaf, size in zip(jacobian.subset, jacobian.sizes, strict=True):
+        site = jacobian.site(leaf)
+        if leaf in jacobian.plan.readout:
+            total += size // outputs + outputs
+        elif site is None:
+            total += outputs * size
+        else:
+            total += _site_numbers(site, outputs)
+            if site.positions > 1:
+                total += outputs * size
+    return total
+
+
+def _site_numbers(site: Site, outputs: int) -> int:
+    into = 1 if site.kind == "rows" else site.into
+    return site.positions * (into + outputs * site.out)
+
+
+def rows(x: PyTree) -> int:
+    """The number of examples in x."""
+    return jax.tree.leaves(x)[0].shape[0]
+
+
+def split_rows(x: PyTree, size: int) -> Iterator[PyTree]:
+    """x in chunks of at most `size` rows.
+
+    All chunks but the last are of one size, so that one program serves them.
+    """
+    total = rows(x)
+    if size >= total:
+        yield x
+        return
+    for start in range(0, total, size):
+        yield jax.tree.map(lambda leaf, s=start: leaf[s : s + size], x)
+
+
+def even(total: int, size: int) -> int:
+    """The chunk size at most `size` that makes the fewest chunks of nearly one size."""
+    return max(1, math.ceil(total / math.ceil(total / max(1, size))))
+
+
+def map_chunks(fn: Callable, x: PyTree, size: int) -> PyTree:
+    """Apply a batched `fn` to x in chunks of at most `size` rows; join the results."""
+    parts = [fn(part) for part in split_rows(x, size)]
+    if len(parts) == 1:
+        return parts[0]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)

@@ -1,0 +1,107 @@
+"""One pass over the data: a sum over chunks, and how well the network fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ntkuq.linearize.curvature.fisher import AbstractFisher, ExactFisher
+from ntkuq.linearize.examples import AbstractExamples
+from ntkuq.linearize.jacobian import Jacobian
+from ntkuq.models import AbstractLikelihood, Gaussian, forward
+
+
+class Summary(NamedTuple):
+    """How well the network fits, summed over the data.
+
+    log_likelihood: sum of log p(y | f).
+    misfit: sum of ((y - f) / scale)^2 for Gaussian noise, else 0.
+    gradient: of the log-likelihood, raveled leaves of the subset.
+    """
+
+    log_likelihood: Float[Array, ""]
+    misfit: Float[Array, ""]
+    gradient: list[Array]
+
+
+class Seen(NamedTuple):
+    """Sums over a data set: what was asked for, the fit, and the number of examples."""
+
+    total: Any
+    summary: Summary
+    count: int
+
+
+def accumulate(
+    step: Callable[..., Any],
+    jacobian: Jacobian,
+    likelihood: AbstractLikelihood,
+    examples: AbstractExamples,
+    size: int,
+    fisher: AbstractFisher | None = None,
+) -> Seen:
+    """Sum `step(factors)` over the data in chunks of at most `size` examples.
+
+    Args:
+        step: from the factors of S^T J of a chunk to arrays that add up. Where
+            `jacobian.is_readout`, from the factors of J and the Hessians (N, C, C).
+        jacobian: at the trained parameters.
+        likelihood: of the targets.
+        examples: the data, seen once.
+        size: examples of a chunk.
+        fisher: weights of the output gradients; `None` for `ExactFisher()`.
+    """
+    fisher = ExactFisher() if fisher is None else fisher
+    total: Any = None
+    count = 0
+    for number, (x, y) in enumerate(examples.chunks(size)):
+        extra = fisher.extras(y, number)
+        new = _chunk(step, jacobian, likelihood, fisher, x, y, extra)
+        total = new if total is None else _add(total, new)
+        count += jax.tree.leaves(x)[0].shape[0]
+    if total is None:
+        raise ValueError("expected at least one example, got none")
+    return Seen(*total, count)
+
+
+@eqx.filter_jit
+def _add(one: Any, two: Any) -> Any:
+    return jax.tree.map(jnp.add, one, two)
+
+
+@eqx.filter_jit
+def _chunk(step, jacobian, likelihood, fisher, x, y, extra):
+    summary = summarize(jacobian, likelihood, x, y)
+    if jacobian.is_readout and isinstance(fisher, ExactFisher):
+        factors = jacobian.factors(x)
+        return step(factors, jax.vmap(likelihood.hessian)(factors.outputs, y)), summary
+
+    def seed(latent, *more):
+        return fisher.weights(likelihood, latent, *more)
+
+    return step(jacobian.factors(x, seed, *extra)), summary
+
+
+def summarize(
+    jacobian: Jacobian, likelihood: AbstractLikelihood, x: PyTree, y: PyTree
+) -> Summary:
+    """How well the network fits at these examples."""
+
+    def fits(leaves):
+        model = jacobian.replace(leaves)
+        f = jax.vmap(lambda a: forward(model, a))(x)
+        return jnp.sum(jax.vmap(likelihood.log_prob)(f, y)), f
+
+    gradient, f = jax.grad(fits, has_aux=True)(jacobian.leaves)
+    value = jnp.sum(jax.vmap(likelihood.log_prob)(f, y))
+    misfit = jnp.zeros((), value.dtype)
+    if isinstance(likelihood, Gaussian):
+        misfit = jnp.sum(((y - f) / likelihood.scale) ** 2)
+    return Summary(value, misfit, [leaf.reshape(-1) for leaf in gradient])
+
+

@@ -1,0 +1,95 @@
+"""Which outer products of output gradients stand for the Hessian of the likelihood."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ntkuq.models import AbstractLikelihood
+
+
+class AbstractFisher(eqx.Module):
+    """Weights S of the output gradients of an example, G = sum_n J^T S S^T J."""
+
+    @abc.abstractmethod
+    def extras(self, y: PyTree, chunk: int) -> tuple[PyTree, ...]:
+        """What `weights` needs of each example besides its outputs, (N, …) each."""
+
+    @abc.abstractmethod
+    def weights(
+        self, likelihood: AbstractLikelihood, latent: Float[Array, " C"], *extra: Any
+    ) -> Float[Array, "C K"]:
+        """S for one example with these outputs."""
+
+
+class ExactFisher(AbstractFisher):
+    """The exact Hessian, S S^T = H: the generalized Gauss-Newton matrix.
+
+    Costs one backward pass for each output. For the likelihoods here it is the Fisher
+    information too.
+
+    >>> ExactFisher()
+    ExactFisher()
+    """
+
+    def extras(self, y, chunk):
+        del chunk
+        return (y,)
+
+    def weights(self, likelihood, latent, *extra):
+        return likelihood.hessian_sqrt(latent, *extra)
+
+
+class SampledFisher(AbstractFisher):
+    """The Fisher information from targets drawn from the model: unbiased and noisy.
+
+    Costs one backward pass for each sample, however many outputs there are.
+
+    Args:
+        key: a JAX random key; the same key gives the same draws.
+        samples: draws an example.
+
+    References: Kunstner, Balles, Hennig 2019 (arXiv 1905.12558).
+
+    >>> SampledFisher(jax.random.key(0)).samples
+    1
+    """
+
+    key: Array
+    samples: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        if self.samples < 1:
+            raise ValueError(f"SampledFisher: expected samples >= 1, got {self.samples}")
+
+    def extras(self, y, chunk):
+        size = jax.tree.leaves(y)[0].shape[0]
+        return (jax.random.split(jax.random.fold_in(self.key, chunk), size),)
+
+    def weights(self, likelihood, latent, *extra):
+        (key,) = extra
+        draws = likelihood.distribution(latent).sample(key, (self.samples,))
+        gradients = jax.vmap(lambda y: likelihood.residual(latent, y))(draws)
+        return gradients.T / jnp.sqrt(jnp.asarray(self.samples, latent.dtype))
+
+
+class EmpiricalFisher(AbstractFisher):
+    """Gradients at the observed targets: cheap, and no approximation of the Hessian.
+
+    References: Kunstner, Balles, Hennig 2019 (arXiv 1905.12558), who show its limits.
+
+    >>> EmpiricalFisher()
+    EmpiricalFisher()
+    """
+
+    def extras(self, y, chunk):
+        del chunk
+        return (y,)
+
+    def weights(self, likelihood, latent, *extra):
+        return likelihood.residual(latent, *extra)[:, None]

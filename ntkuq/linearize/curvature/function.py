@@ -1,0 +1,196 @@
+"""The exact Gauss-Newton matrix in function space (NC x NC).
+
+With R' = S^T J L0^-1/2 (rows: data, columns: whitened parameters), weight space works
+with W = R'^T R' and function space with K = R' R'^T, which share their non-zero
+eigenvalues: both views give one posterior.
+"""
+
+from __future__ import annotations
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ntkuq.linearize.chunks import factor_numbers, predicted_numbers
+from ntkuq.linearize.curvature.accumulate import Summary, summarize
+from ntkuq.linearize.curvature.base import (
+    AbstractCovariance,
+    AbstractCurvature,
+    symmetric,
+)
+from ntkuq.linearize.curvature.fisher import AbstractFisher, ExactFisher
+from ntkuq.linearize.curvature.square import Square, log_det_plus_one
+from ntkuq.linearize.curvature.weight import SpaceCost
+from ntkuq.linearize.examples import AbstractExamples
+from ntkuq.linearize.jacobian import Factors, Jacobian
+from ntkuq.linearize.products import gram, own_gram, pull, push
+from ntkuq.models import AbstractLikelihood
+
+
+def function_space_cost(jacobian: Jacobian, data: int, outputs: int) -> SpaceCost:
+    """Cost of K by layer factors and of its factor.
+
+    The factors of all data stay in memory; a leaf without layer factors costs C P
+    numbers an example.
+    """
+    nc = data * outputs
+    numbers = factor_numbers(jacobian, outputs)
+    products = 2.0 * nc * data * numbers
+    return SpaceCost(
+        nc**3 / 3 + products + 4.0 * nc**2 * len(jacobian.subset),
+        32.0 * nc**2 + 8.0 * data * numbers,
+    )
+
+
+class FunctionSpace(AbstractCurvature):
+    """The NC x NC view: K = S^T J L0^-1 J^T S, from the factors of the data."""
+
+    square: Square
+    jacobian: Jacobian
+    train: Factors
+    variances: list[Array]
+
+    @property
+    def cheap(self) -> bool:
+        return self.square.eigenvalues is not None
+
+    def log_det(self, log_t: float) -> float:
+        return self.square.log_det(log_t)
+
+    def slopes(self, log_t: float):
+        return self.square.slopes(log_t)
+
+    def covariance(self, tau: float, t: float) -> FunctionCovariance:
+        factor, jitter = self.square.factor(t)
+        dtype = factor.dtype
+        return FunctionCovariance(
+            factor,
+            self.train,
+            self.variances,
+            jnp.asarray(tau, dtype),
+            jnp.asarray(t, dtype),
+            jitter,
+            self.jacobian.sizes,
+        )
+
+    def log_det_at(self, variances, scale):
+        return log_det_plus_one(scale * _flat_gram(self.train, variances))
+
+    def with_variances(self, variances):
+        square = Square.of(_train_gram(self.train, variances))
+        return FunctionSpace(square, self.jacobian, self.train, variances)
+
+    def merge(self, other):
+        train = jax.tree.map(lambda *a: jnp.concatenate(a), self.train, other.train)
+        square = Square.of(_train_gram(train, self.variances))
+        return FunctionSpace(square, self.jacobian, train, self.variances)
+
+
+class FunctionCovariance(AbstractCovariance):
+    """(1/tau) [k** - t k*^T (I + t K)^-1 k*], k* = S^T J L0^-1 J*^T."""
+
+    factor: Float[Array, "NC NC"]
+    train: Factors
+    variances: list[Array]
+    tau: Float[Array, ""]
+    t: Float[Array, ""]
+    jitter: Float[Array, ""]
+    sizes: tuple[int, ...] = eqx.field(static=True)
+
+    def _half(self, factors: Factors) -> Float[Array, "NC M"]:
+        cross = gram(self.train, factors, self.variances)
+        size = self.factor.shape[0]
+        return jax.scipy.linalg.solve_triangular(
+            self.factor, cross.reshape(size, -1), lower=True
+        )
+
+    def marginal(self, factors):
+        n, c = factors.outputs.shape[0], factors.weighed
+        prior = own_gram(factors, self.variances)
+        half = self._half(factors).T.reshape(n, c, -1)
+        return (prior - self.t * jnp.einsum("nck,ndk->ncd", half, half)) / self.tau
+
+    def numbers(self, jacobian, outputs):
+        own = predicted_numbers(jacobian, outputs)
+        return own + outputs * (2 * self.factor.shape[0] + outputs)
+
+    def joint(self, factors):
+        size = factors.outputs.shape[0] * factors.weighed
+        prior = gram(factors, factors, self.variances).reshape(size, size)
+        half = self._half(factors)
+        return symmetric(prior - self.t * half.T @ half) / self.tau
+
+    def apply(self, vector):
+        # Woodbury: (1/tau) [L0^-1 v - t L0^-1 R^T (I + t K)^-1 R L0^-1 v]
+        prior = [v * u for v, u in zip(self.variances, vector, strict=True)]
+        seen = push(self.train, prior)
+        solved = jax.scipy.linalg.cho_solve((self.factor, True), seen.reshape(-1))
+        back = pull(self.train, self.t * solved.reshape(seen.shape))
+        return [
+            (p - v * b) / self.tau
+            for p, v, b in zip(prior, self.variances, back, strict=True)
+        ]
+
+    def sample(self, shape, *, key):
+        # Matheron's rule: correct a prior draw by what the data would have said of it
+        ends = np.cumsum(self.sizes)[:-1]
+        dtype = self.factor.dtype
+
+        def one(key: Array) -> Float[Array, " P"]:
+            draw, noise = jax.random.split(key)
+            z = jax.random.normal(draw, (sum(self.sizes),), dtype)
+            prior = [
+                jnp.sqrt(v) * part
+                for v, part in zip(self.variances, jnp.split(z, ends), strict=True)
+            ]
+            seen = push(self.train, prior)
+            e = jax.random.normal(noise, seen.shape, dtype)
+            missing = (self.t * seen + jnp.sqrt(self.t) * e).reshape(-1)
+            solved = jax.scipy.linalg.cho_solve((self.factor, True), missing)
+            back = pull(self.train, solved.reshape(seen.shape))
+            parts = [
+                p - v * b for p, v, b in zip(prior, self.variances, back, strict=True)
+            ]
+            return jnp.concatenate(parts) / jnp.sqrt(self.tau)
+
+        keys = jax.random.split(key, math.prod(shape))
+        return jax.lax.map(one, keys, batch_size=32).reshape(*shape, -1)
+
+
+@eqx.filter_jit
+def _train_factors(jacobian, likelihood, fisher, x, y, extra):
+    def seed(latent, *more):
+        return fisher.weights(likelihood, latent, *more)
+
+    summary = summarize(jacobian, likelihood, x, y)
+    return jacobian.factors(x, seed, *extra), summary
+
+
+def _flat_gram(train: Factors, variances: list[Array]) -> Float[Array, "NC NC"]:
+    k = gram(train, train, variances)
+    size = train.outputs.shape[0] * train.weighed
+    return symmetric(k.reshape(size, size))
+
+
+_train_gram = eqx.filter_jit(_flat_gram)
+
+
+def function_space(
+    jacobian: Jacobian,
+    likelihood: AbstractLikelihood,
+    examples: AbstractExamples,
+    variances: list[Array],
+    *,
+    fisher: AbstractFisher | None = None,
+) -> tuple[FunctionSpace, Summary]:
+    """K from the layer factors of all data, which stay in memory."""
+    fisher = ExactFisher() if fisher is None else fisher
+    x, y = examples.whole()
+    extra = fisher.extras(y, 0)
+    train, summary = _train_factors(jacobian, likelihood, fisher, x, y, extra)
+    square = Square.of(_train_gram(train, variances))
+    return FunctionSpace(square, jacobian, train, variances), summary

@@ -1,0 +1,170 @@
+"""The exact Gauss-Newton matrix in weight space (P x P)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ntkuq.linearize.chunks import chunk_size
+from ntkuq.linearize.curvature.accumulate import Summary, accumulate
+from ntkuq.linearize.curvature.base import (
+    AbstractCovariance,
+    AbstractCurvature,
+    symmetric,
+)
+from ntkuq.linearize.curvature.fisher import AbstractFisher
+from ntkuq.linearize.curvature.readout import readout_gauss_newton
+from ntkuq.linearize.curvature.square import Square, log_det_plus_one
+from ntkuq.linearize.examples import AbstractExamples
+from ntkuq.linearize.jacobian import Factors, Jacobian
+from ntkuq.linearize.products import dense
+from ntkuq.models import AbstractLikelihood
+
+
+class SpaceCost(NamedTuple):
+    """Floating-point operations and bytes of a view."""
+
+    flops: float
+    bytes: float
+
+
+def weight_space_cost(jacobian: Jacobian, data: int, outputs: int) -> SpaceCost:
+    """Cost of W and its factor: 2 NC P^2 + P^3 / 3 operations, 8 (2 P^2) bytes.
+
+    For a last layer N P^2 operations make W: one product a pair of outputs.
+    """
+    size = jacobian.size
+    rows = data * (1.0 if jacobian.is_readout else 2.0 * outputs)
+    return SpaceCost(rows * size**2 + size**3 / 3, 16.0 * size**2 + 2**28)
+
+
+class WeightSpace(AbstractCurvature):
+    """The P x P view: W = L0^-1/2 J^T H J L0^-1/2."""
+
+    square: Square
+    deviations: list[Array]
+    sizes: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def cheap(self) -> bool:
+        return self.square.eigenvalues is not None
+
+    def log_det(self, log_t: float) -> float:
+        return self.square.log_det(log_t)
+
+    def slopes(self, log_t: float):
+        return self.square.slopes(log_t)
+
+    def covariance(self, tau: float, t: float) -> WeightCovariance:
+        factor, jitter = self.square.factor(t)
+        return WeightCovariance(
+            factor,
+            [d / jnp.sqrt(jnp.asarray(tau, d.dtype)) for d in self.deviations],
+            self.sizes,
+            jitter,
+        )
+
+    def _scaled(self, variances: list[Array]) -> Float[Array, "P P"]:
+        ratios = [jnp.sqrt(v) / d for v, d in zip(variances, self.deviations)]
+        column = columns(ratios, self.sizes)
+        return self.square.matrix * column[:, None] * column
+
+    def log_det_at(self, variances, scale):
+        return log_det_plus_one(scale * self._scaled(variances))
+
+    def with_variances(self, variances):
+        square = Square.of(self._scaled(variances))
+        return WeightSpace(square, [jnp.sqrt(v) for v in variances], self.sizes)
+
+    def merge(self, other):
+        square = Square.of(self.square.matrix + other.square.matrix)
+        return WeightSpace(square, self.deviations, self.sizes)
+
+
+class WeightCovariance(AbstractCovariance):
+    """D (L L^T)^-1 D with L L^T = I + t W and D = (tau L0)^-1/2."""
+
+    factor: Float[Array, "P P"]
+    deviations: list[Array]
+    sizes: tuple[int, ...] = eqx.field(static=True)
+    jitter: Float[Array, ""]
+
+    def _half(self, factors: Factors) -> Float[Array, "P NC"]:
+        j = dense(factors, self.deviations).astype(self.factor.dtype)
+        flat = j.reshape(-1, j.shape[-1]).T
+        return jax.scipy.linalg.solve_triangular(self.factor, flat, lower=True)
+
+    def marginal(self, factors):
+        n, c = factors.outputs.shape[0], factors.weighed
+        half = self._half(factors).T.reshape(n, c, -1)
+        return jnp.einsum("ncp,ndp->ncd", half, half)
+
+    def variance(self, factors):
+        n, c = factors.outputs.shape[0], factors.weighed
+        return jnp.sum(self._half(factors) ** 2, axis=0).reshape(n, c)
+
+    def numbers(self, jacobian, outputs):
+        return outputs * (jacobian.plan.activations + 2 * jacobian.size + outputs)
+
+    def joint(self, factors):
+        half = self._half(factors)
+        return half.T @ half
+
+    def apply(self, vector):
+        white = jnp.concatenate(
+            [d * v for d, v in zip(self.deviations, vector, strict=True)]
+        )
+        solved = jax.scipy.linalg.cho_solve((self.factor, True), white)
+        column = columns(self.deviations, self.sizes) * solved
+        return jnp.split(column, np.cumsum(self.sizes)[:-1])
+
+    def sample(self, shape, *, key):
+        z = jax.random.normal(key, (*shape, self.factor.shape[0]), self.factor.dtype)
+        white = jax.scipy.linalg.solve_triangular(
+            self.factor, z.reshape(-1, z.shape[-1]).T, lower=True, trans="T"
+        ).T
+        scaled = white * columns(self.deviations, self.sizes)
+        return scaled.reshape(*shape, -1)
+
+
+def columns(deviations: list[Array], sizes: tuple[int, ...]) -> Float[Array, " P"]:
+    """One number a leaf, repeated for each of its parameters."""
+    parts = [jnp.broadcast_to(d, (n,)) for d, n in zip(deviations, sizes, strict=True)]
+    return jnp.concatenate(parts)
+
+
+class Step(eqx.Module):
+    """The step of `accumulate`: R^T R, R the whitened rows of a chunk."""
+
+    deviations: list[Array]
+
+    def __call__(
+        self, factors: Factors, hessian: Float[Array, "N C C"] | None = None
+    ) -> Float[Array, "P P"]:
+        if hessian is not None:
+            return readout_gauss_newton(factors, hessian, self.deviations)
+        r = dense(factors, self.deviations)
+        flat = r.reshape(-1, r.shape[-1])
+        return flat.T @ flat
+
+
+def weight_space(
+    jacobian: Jacobian,
+    likelihood: AbstractLikelihood,
+    examples: AbstractExamples,
+    variances: list[Array],
+    outputs: int,
+    *,
+    fisher: AbstractFisher | None = None,
+) -> tuple[WeightSpace, Summary]:
+    """W from one pass over the data in chunks that fit `CHUNK_BYTES`."""
+    deviations = [jnp.sqrt(v) for v in variances]
+    size = chunk_size(jacobian, outputs, 8)
+    seen = accumulate(Step(deviations), jacobian, likelihood, examples, size, fisher)
+    square = Square.of(symmetric(seen.total))
+    return WeightSpace(square, deviations, jacobian.sizes), seen.summary

@@ -1,0 +1,55 @@
+"""The patches of data that a convolution multiplies with its kernel."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def patches(
+    data: Float[Array, "..."], kernel: tuple[int, ...], options: dict[str, Any]
+) -> Float[Array, "T I ..."]:
+    """One patch for each position of the output: (positions, in, *kernel).
+
+    Copies of shifted slices: on a processor this is far cheaper than a convolution
+    with unit kernels.
+
+    Args:
+        data: in the layout that `options` names.
+        kernel: sizes of the kernel's spatial axes.
+        options: the parameters of `lax.conv_general_dilated`.
+    """
+    spec = options["dimension_numbers"].lhs_spec
+    x = jnp.transpose(data, spec)  # (batch, in, *spatial)
+    strides, dilation = options["window_strides"], options["rhs_dilation"]
+    spread = [
+        (low, high, inner - 1)
+        for (low, high), inner in zip(
+            options["padding"], options["lhs_dilation"], strict=True
+        )
+    ]
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 0), *spread])
+    sizes = [
+        (side - step * (length - 1) - 1) // stride + 1
+        for side, step, length, stride in zip(
+            x.shape[2:], dilation, kernel, strides, strict=True
+        )
+    ]
+    parts = []
+    for offset in itertools.product(*map(range, kernel)):
+        starts = [o * step for o, step in zip(offset, dilation, strict=True)]
+        ends = [
+            start + stride * (size - 1) + 1
+            for start, stride, size in zip(starts, strides, sizes, strict=True)
+        ]
+        part = jax.lax.slice(
+            x, (0, 0, *starts), (*x.shape[:2], *ends), (1, 1, *strides)
+        )
+        parts.append(part)
+    found = jnp.stack(parts, axis=-1)  # (batch, in, *spatial, prod(kernel))
+    found = jnp.moveaxis(found, 1, -2)
+    return found.reshape(-1, x.shape[1], *kernel)

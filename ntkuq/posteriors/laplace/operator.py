@@ -1,0 +1,31 @@
+"""The posterior covariance of outputs across inputs as a linear operator."""
+
+from __future__ import annotations
+
+import jax
+import lineax as lx
+from jaxtyping import Array, Float, PyTree
+
+from ntkuq.linearize import AbstractCovariance, Jacobian
+from ntkuq.linearize.operators import JacobianOperator
+
+
+def joint_operator(
+    jacobian: Jacobian, covariance: AbstractCovariance, x: PyTree
+) -> lx.FunctionLinearOperator:
+    """J Sigma J^T at inputs x (N, …): vectors (N C,), rows ordered (n, c).
+
+    A product is one backward pass, one product with Sigma, one forward-mode pass.
+    """
+    operator = JacobianOperator(jacobian, x)
+    shape = operator.out_structure()
+    size = shape.shape[0] * shape.shape[1]
+
+    def product(u: Float[Array, " NC"]) -> Float[Array, " NC"]:
+        flat = operator.pull(u.reshape(shape.shape))
+        leaves = [leaf.reshape(-1) for leaf in jacobian.unravel(flat)]
+        moved = covariance.apply(leaves)
+        return operator.mv(jax.numpy.concatenate(moved)).reshape(-1)
+
+    structure = jax.ShapeDtypeStruct((size,), shape.dtype)
+    return lx.FunctionLinearOperator(product, structure, lx.positive_semidefinite_tag)

@@ -1,0 +1,357 @@
+"""The linearized Laplace posterior: predictions, samples, further data, evidence."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from ntkuq.data import Batches, Dataset
+from ntkuq.linearize import (
+    AbstractCovariance,
+    FunctionSpace,
+    Jacobian,
+    WeightSpace,
+    rows,
+)
+from ntkuq.linearize.chunks import even, fitting, split_rows
+from ntkuq.models import BNN, AbstractLink, Gaussian, NormalPrior, forward, parameters
+from ntkuq.models.hyperparameters import Hyperparameter
+from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Joint
+from ntkuq.posteriors.join import concatenate
+from ntkuq.posteriors.laplace.evidence import Tuned
+from ntkuq.posteriors.laplace.functions import SampledFunctions
+from ntkuq.posteriors.laplace.layers import log_evidence_at
+from ntkuq.posteriors.laplace.problem import Linearized
+from ntkuq.posteriors.predictive import Predictive
+from ntkuq.posteriors.push import from_latent, joint_units, output_dtype
+
+
+class NotAtMAP(UserWarning):
+    """The network is not where the log joint is largest, which Laplace assumes."""
+
+
+class LaplacePosterior(AbstractPosterior):
+    """N(theta*, Sigma) over a subset of the parameters, in linearized form.
+
+    `bnn` has the tuned prior and noise, `first` those that were given; the sums in
+    `problem` refer to the latter.
+    """
+
+    bnn: BNN
+    first: BNN
+    method: AbstractMethod
+    problem: Linearized
+    covariance: AbstractCovariance
+    hyperparameters: tuple[Hyperparameter, ...]
+    log_marginal_likelihood: float
+    diagnostics: dict[str, Any]
+    link: AbstractLink | None
+    units: str | None = eqx.field(static=True)
+
+    @property
+    def jacobian(self) -> Jacobian:
+        """At the trained parameters, of the uncertain leaves."""
+        return self.problem.jacobian
+
+    @property
+    def _dtype(self) -> np.dtype:
+        return jax.tree.leaves(parameters(self.jacobian.model))[0].dtype
+
+    def predict(self, x: PyTree) -> Predictive:
+        """Predictions of the linearized network at x (N, …), in units of the data."""
+        dtype = output_dtype(self.bnn)
+        with jax.enable_x64(self.problem.double):
+            inputs = self.bnn.inputs(x, self._dtype)
+            total, outputs = rows(inputs), _outputs(self.jacobian, inputs)
+            numbers = self.covariance.numbers(self.jacobian, outputs)
+            numbers += 2 * outputs**2
+            size = even(total, fitting(numbers, 8))
+            variances = self.link is not None and self.link.diagonal
+            apply = _variance if variances else _marginal
+            parts = []
+            for part in split_rows(inputs, size):
+                mean, spread = apply(self.jacobian, self.covariance, part)
+                parts.append(
+                    from_latent(
+                        *(self.bnn, mean, spread, dtype), link=self.link, total=total
+                    )
+                )
+            return concatenate(parts)
+
+    def joint(self, x: PyTree) -> Joint:
+        """Mean (N, C) and covariance (N C, N C) of the function across inputs x."""
+        with jax.enable_x64(self.problem.double):
+            inputs = self.bnn.inputs(x, self._dtype)
+            mean, covariance = _joint(self.jacobian, self.covariance, inputs)
+            return joint_units(self.bnn, Joint(mean, covariance))
+
+    def joint_operator(self, x: PyTree):
+        """The covariance of `joint` as a lineax operator: products, no matrix.
+
+        Returns:
+            A symmetric operator on vectors (N C,), in the network's units; in float64
+            where the posterior is, so apply it inside `jax.enable_x64(True)` then.
+        """
+        from ntkuq.posteriors.laplace.operator import joint_operator
+
+        with jax.enable_x64(self.problem.double):
+            inputs = self.bnn.inputs(x, self._dtype)
+            return joint_operator(self.jacobian, self.covariance, inputs)
+
+    def sample(self, key: Array, n: int) -> PyTree:
+        """n networks drawn from the posterior, stacked along a leading axis.
+
+        Use them with `equinox.filter_vmap`. They are not linearized: for predictions
+        the linearized `predict` is the better posterior (Immer et al. 2021).
+        """
+        dtype = self.bnn.dtype
+        with jax.enable_x64(self.problem.double):
+            shifts = self._shifts(key, n)
+            stacked = [
+                (leaf + shift.reshape(n, *leaf.shape)).astype(dtype)
+                for leaf, shift in zip(self.jacobian.leaves, shifts, strict=True)
+            ]
+        every = [
+            jnp.broadcast_to(leaf, (n, *leaf.shape))
+            for leaf in jax.tree.leaves(self.bnn.parameters)
+        ]
+        for number, leaf in zip(self.jacobian.subset, stacked, strict=True):
+            every[number] = leaf
+        tree = jax.tree.unflatten(jax.tree.structure(self.bnn.parameters), every)
+        return eqx.combine(tree, self.bnn.model)
+
+    def sample_functions(self, key: Array, n: int) -> SampledFunctions:
+        """n functions of the linearized network, each the same at every call.
+
+        `functions(x)` has shape (n, N) for one output, else (n, N, C), in the units of
+        the data (logits for classes). Their covariance is that of `joint`.
+        """
+        with jax.enable_x64(self.problem.double):
+            return SampledFunctions(self.bnn, self.jacobian, self._shifts(key, n))
+
+    def _shifts(self, key: Array, n: int) -> list[Float[Array, "n P"]]:
+        flat = _sample(self.covariance, n, key)
+        return jnp.split(flat, np.cumsum(self.jacobian.sizes)[:-1], axis=1)
+
+    def update(
+        self, data: Dataset | Batches, *, key: Array | None = None
+    ) -> LaplacePosterior:
+        """The posterior given further data, at the same network.
+
+        The Gauss-Newton matrices add, and so do the sums of the evidence; then the
+        method tunes again. Equal to fitting old and new data at once (but for
+        `LowRank`, whose eigenpairs are merged, and `EKFAC`, which cannot be added to).
+        The network is not trained on: its mean does not move. Inputs and targets are
+        scaled as the first data were.
+
+        Args:
+            data: further data, of the same kind.
+            key: not used.
+
+        Raises:
+            TypeError: for `EKFAC`, and where the method was tuned on a score.
+        """
+        del key
+        from ntkuq.posteriors.laplace.method import updated
+
+        return updated(self, data)
+
+    def log_evidence(
+        self, log_precisions: ArrayLike, log_noise: ArrayLike = 0.0
+    ) -> Float[Array, ""]:
+        r"""The log marginal likelihood at other prior precisions and another noise.
+
+        $\log p(y \mid \lambda, \nu) \approx \log p(y \mid \theta^*, \nu) - \tfrac12
+        \sum_l \lambda_l \|\theta_l\|^2 - \tfrac12 \log\det(I + \nu^{-2} V G)$ at the
+        trained parameters. No data are looked at; traceable and differentiable. Call it
+        inside `jax.enable_x64(True)` where the posterior is in float64.
+
+        Args:
+            log_precisions: logarithms of the prior precisions: () for one that all
+                parameters share, or (L,), one for each uncertain parameter array.
+            log_noise: logarithm of a factor on the noise scale of the data that were
+                fitted; only 0 has a meaning where noise is no parameter.
+        """
+        dtype = self._dtype
+        at = jnp.broadcast_to(
+            jnp.asarray(log_precisions, dtype), (len(self.jacobian.subset),)
+        )
+        return log_evidence_at(
+            self.problem.fit, self.problem.curvature, at, jnp.asarray(log_noise, dtype)
+        )
+
+
+def _outputs(jacobian: Jacobian, inputs: PyTree) -> int:
+    example = jax.tree.map(lambda leaf: leaf[0], inputs)
+    return jax.eval_shape(lambda a: forward(jacobian.model, a), example).shape[0]
+
+
+@eqx.filter_jit
+def _marginal(jacobian: Jacobian, covariance: AbstractCovariance, x: PyTree):
+    factors = jacobian.factors(x)
+    return factors.outputs, covariance.marginal(factors)
+
+
+@eqx.filter_jit
+def _variance(jacobian: Jacobian, covariance: AbstractCovariance, x: PyTree):
+    factors = jacobian.factors(x)
+    return factors.outputs, covariance.variance(factors)
+
+
+@eqx.filter_jit
+def _joint(jacobian: Jacobian, covariance: AbstractCovariance, x: PyTree):
+    factors = jacobian.factors(x)
+    return factors.outputs, covariance.joint(factors)
+
+
+@eqx.filter_jit
+def _sample(covariance: AbstractCovariance, n: int, key: Array):
+    return covariance.sample((n,), key=key)
+
+
+@eqx.filter_jit
+def _decrement(covariance: AbstractCovariance, gradient: list[Array]):
+    moved = covariance.apply(gradient)
+    pairs = zip(gradient, moved, strict=True)
+    return sum(jnp.sum(g * m) for g, m in pairs), sum(jnp.sum(g**2) for g in gradient)
+
+
+def posterior(
+    method: AbstractMethod,
+    link: AbstractLink | None,
+    bnn: BNN,
+    problem: Linearized,
+    tuned: Tuned,
+    units: str | None,
+) -> LaplacePosterior:
+    """The posterior under the tuned prior precision and noise.
+
+    Warns:
+        NotAtMAP: where a Newton step would move the parameters by more than they are
+            uncertain: g^T Sigma g > effective number of parameters.
+    """
+    if tuned.layers is not None:
+        with jax.enable_x64(problem.double):
+            dtype = problem.precisions[0].dtype
+            precisions = [jnp.asarray(p.value, dtype) for p in tuned.layers]
+            variances = [1.0 / p for p in precisions]
+            curvature = problem.curvature.with_variances(variances)
+        squares = np.asarray(problem.fit.squares)
+        quadratic = float(squares @ np.asarray([p.value for p in tuned.layers]))
+        problem = problem._replace(
+            curvature=curvature,
+            precisions=precisions,
+            fit=dataclasses.replace(problem.fit, quadratic=quadratic),
+        )
+    with jax.enable_x64(problem.double):
+        t = math.exp(-math.log(tuned.tau) - 2 * math.log(tuned.noise))
+        covariance = problem.curvature.covariance(tuned.tau, t)
+        gradient = problem.gradient(tuned.tau, tuned.noise)
+        decrement, square = (float(a) for a in _decrement(covariance, gradient))
+    curvature = problem.curvature
+    diagnostics = {
+        "parameters": problem.jacobian.size,
+        "effective parameters": tuned.effective,
+        "gradient norm": math.sqrt(square),
+        "newton decrement": decrement,
+        "precision": "float64" if problem.double else str(bnn.dtype),
+        "jitter": float(getattr(covariance, "jitter", 0.0)),
+        **curvature.diagnostics,
+    }
+    if isinstance(curvature, WeightSpace | FunctionSpace):
+        weight = isinstance(curvature, WeightSpace)
+        diagnostics["view"] = "weight space" if weight else "function space"
+    if decrement > max(tuned.effective, 1.0):
+        warnings.warn(
+            f"Laplace: the network is not at its maximum a posteriori: the gradient of "
+            f"the log joint has norm {math.sqrt(square):.3g}, and a Newton step would "
+            f"gain {decrement / 2:.3g} nats and move the parameters by more than they "
+            f"are uncertain ({tuned.effective:.3g} effective parameters). Train longer "
+            "(MAP), or with the same prior and noise",
+            NotAtMAP,
+            stacklevel=4,
+        )
+    fitted = retuned(bnn, problem.jacobian, tuned)
+    return LaplacePosterior(
+        bnn=fitted,
+        first=bnn,
+        method=method,
+        problem=problem,
+        covariance=covariance,
+        hyperparameters=tuned_hyperparameters(fitted, tuned, units, problem.jacobian),
+        log_marginal_likelihood=tuned.log_evidence,
+        diagnostics=diagnostics,
+        link=link,
+        units=units,
+    )
+
+
+def retuned(bnn: BNN, jacobian: Jacobian, tuned: Tuned) -> BNN:
+    """The problem with the tuned prior precision and noise scale."""
+    if tuned.layers is None:
+        bnn = bnn.with_prior(bnn.prior.scaled(tuned.tau))
+    else:
+        tree = bnn.prior.precisions(bnn.parameters)
+        every = [float(p) for p in jax.tree.leaves(tree)]
+        for number, layer in zip(jacobian.subset, tuned.layers, strict=True):
+            every[number] = layer.value
+        prior = jax.tree.unflatten(jax.tree.structure(tree), every)
+        bnn = bnn.with_prior(NormalPrior(prior))
+    if isinstance(bnn.likelihood, Gaussian):
+        scale = np.asarray(bnn.likelihood.scale, np.float64) * tuned.noise
+        bnn = bnn.with_noise(float(scale) if scale.ndim == 0 else scale)
+    return bnn
+
+
+def tuned_hyperparameters(
+    bnn: BNN, tuned: Tuned, units: str | None, jacobian: Jacobian
+) -> tuple[Hyperparameter, ...]:
+    """Prior precision and noise scales of `bnn`, which has been retuned.
+
+    A prior with several precisions is reported by the factor that multiplied them,
+    unless each was fitted.
+    """
+
+    def found(
+        name: str, value: float, log_se: float | None, unit: str | None = None
+    ) -> Hyperparameter:
+        se = None if log_se is None else value * log_se
+        return Hyperparameter(name, value, se, tuned.at_bound, unit)
+
+    precision: Any = getattr(bnn.prior, "precision", None)
+    if tuned.layers is not None:
+        names = _names(jacobian)
+        hyper = [
+            Hyperparameter(
+                f"prior precision [{name}]",
+                layer.value,
+                None if layer.log_se is None else layer.value * layer.log_se,
+                layer.at_bound,
+            )
+            for name, layer in zip(names, tuned.layers, strict=True)
+        ]
+    elif eqx.is_array_like(precision) and np.ndim(precision) == 0:
+        hyper = [found("prior precision", float(precision), tuned.log_tau_se)]
+    else:
+        hyper = [found("prior precision factor", tuned.tau, tuned.log_tau_se)]
+    if isinstance(bnn.likelihood, Gaussian):
+        noise = np.asarray(bnn.likelihood.scale, np.float64) * bnn.scaling.scale()
+        for number, value in enumerate(noise):
+            name = f"noise scale [{number}]" if len(noise) > 1 else "noise scale"
+            hyper.append(found(name, float(value), tuned.log_noise_se, units))
+    return tuple(hyper)
+
+
+def _names(jacobian: Jacobian) -> list[str]:
+    """The path of each uncertain leaf in the network, such as `layers[0].weight`."""
+    paths = jax.tree_util.tree_leaves_with_path(parameters(jacobian.model))
+    names = [jax.tree_util.keystr(path).lstrip(".") for path, _ in paths]
+    return [names[number] for number in jacobian.subset]

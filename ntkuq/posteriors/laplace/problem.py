@@ -1,0 +1,165 @@
+"""A network linearized on training data: curvature, and how well it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ntkuq.data import Batches, Dataset
+from ntkuq.linearize import (
+    AbstractCurvature,
+    AbstractExamples,
+    Examples,
+    Jacobian,
+    Summary,
+)
+from ntkuq.models import (
+    BNN,
+    AbstractPrior,
+    Gaussian,
+    as_arrays,
+    cast,
+    check_finite,
+    parameters,
+)
+from ntkuq.posteriors.laplace.evidence import Fit
+from ntkuq.posteriors.laplace.structures import AbstractStructure, Problem
+from ntkuq.posteriors.laplace.subsets import AbstractSubset
+
+
+class Linearized(NamedTuple):
+    """A network linearized on training data: curvature, and how well it fits.
+
+    Args:
+        jacobian: at the trained parameters, of the uncertain leaves.
+        curvature: the Gauss-Newton matrix.
+        summary: sums over the data.
+        precisions: of the prior, (), one for each leaf.
+        fit: what the evidence needs.
+    """
+
+    jacobian: Jacobian
+    curvature: AbstractCurvature
+    summary: Summary
+    precisions: list[Array]
+    fit: Fit
+
+    @property
+    def double(self) -> bool:
+        """Is it computed in float64?"""
+        leaf = jax.tree.leaves(parameters(self.jacobian.model))[0]
+        return leaf.dtype == np.float64
+
+    def gradient(self, tau: float, noise: float) -> list[Array]:
+        """Of the log joint at the trained parameters, raveled leaves."""
+        return [
+            g / noise**2 - tau * p * leaf.reshape(-1)
+            for g, p, leaf in zip(
+                self.summary.gradient,
+                self.precisions,
+                self.jacobian.leaves,
+                strict=True,
+            )
+        ]
+
+
+class Streamed(AbstractExamples):
+    """Batches of data, brought to the network's units one at a time."""
+
+    bnn: BNN
+    batches: Batches = eqx.field(static=True)
+    dtype: np.dtype = eqx.field(static=True)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def chunks(self, size: int) -> Iterator[tuple[PyTree, PyTree]]:
+        for x, y in self.batches.rechunk(size):
+            part = Dataset(x, y)
+            yield self.bnn.inputs(x, self.dtype), self.bnn.targets(part, self.dtype)
+
+    def whole(self) -> tuple[PyTree, PyTree]:
+        data = self.batches.to_dataset()
+        return self.bnn.inputs(data.x, self.dtype), self.bnn.targets(data, self.dtype)
+
+
+def examples(bnn: BNN, data: Dataset | Batches, dtype: np.dtype) -> AbstractExamples:
+    """The data in the network's units; arrays at once, batches one by one."""
+    if isinstance(data, Batches):
+        return Streamed(bnn, data, dtype)
+    return Examples(bnn.inputs(data.x, dtype), bnn.targets(data, dtype))
+
+
+def linearized_problem(
+    bnn: BNN,
+    data: Dataset | Batches,
+    structure: AbstractStructure,
+    subset: AbstractSubset,
+) -> Linearized:
+    """One pass over the data: all that the evidence and the predictions need."""
+    check_finite(bnn.model)
+    dtype = np.dtype(np.float64) if structure.double else bnn.dtype
+    outputs = bnn.outputs(data)
+    with jax.enable_x64(dtype == np.float64):
+        likelihood = as_arrays(bnn.likelihood, dtype)
+        seen = examples(bnn, data, dtype)
+        jacobian = Jacobian.at(cast(bnn.model, dtype), seen.example(), subset)
+        precisions = subset_precisions(bnn.prior, jacobian)
+        variances = [1.0 / p for p in precisions]
+        problem = Problem(jacobian, likelihood, seen, variances, outputs)
+        curvature, summary = structure.curvature(problem)
+        fit = fit_of(bnn, jacobian, precisions, summary, len(seen) * outputs)
+        return Linearized(jacobian, curvature, summary, precisions, fit)
+
+
+def fit_of(
+    bnn: BNN,
+    jacobian: Jacobian,
+    precisions: list[Array],
+    summary: Summary,
+    count: int,
+) -> Fit:
+    """What the evidence needs of the sums over the data.
+
+    With part of the network held fixed the evidence would credit its misfit to the data
+    alone and shrink the noise: a subset keeps the noise of the `BNN`.
+    """
+    whole = len(jacobian.subset) == jacobian.plan.leaves
+    tunable = isinstance(bnn.likelihood, Gaussian) and whole
+    squares = np.asarray(_squares(jacobian.leaves), np.float64)
+    value = float(summary.log_likelihood)
+    if not np.isfinite(value):
+        raise ValueError(
+            f"expected a finite log-likelihood of the training data, got {value}: "
+            "check the network's outputs at these inputs, and the likelihood's scale"
+        )
+    return Fit(
+        value,
+        float(summary.misfit) if tunable else None,
+        count,
+        float(squares @ np.asarray([float(p) for p in precisions])),
+        tuple(squares),
+    )
+
+
+@jax.jit
+def _squares(leaves: list[Array]) -> Array:
+    return jnp.stack([jnp.sum(leaf**2) for leaf in leaves])
+
+
+def subset_precisions(prior: AbstractPrior, jacobian: Jacobian) -> list[Array]:
+    """The prior precision of each leaf in the subset, (), in its dtype."""
+    every = jax.tree.leaves(prior.precisions(parameters(jacobian.model)))
+    chosen = [every[n] for n in jacobian.subset]
+    if any(np.ndim(precision) for precision in chosen):
+        raise ValueError(
+            "expected one prior precision for each parameter array, got arrays of "
+            f"shapes {[np.shape(precision) for precision in chosen]}"
+        )
+    return chosen
