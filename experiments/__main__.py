@@ -3,10 +3,11 @@
 import tyro
 
 from experiments.agreement import Agreement
+from experiments.race.run import Race
 from experiments.uci import UCI
 
 
-EXPERIMENTS = {"uci": UCI, "agreement": Agreement}
+EXPERIMENTS = {"uci": UCI, "agreement": Agreement, "race": Race}
 
 
 def main() -> None:

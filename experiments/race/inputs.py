@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,11 +59,11 @@ FULL = Sizes()
 QUICK = Sizes(120, 20, 12, 12, 12, 6, 40, 60, 1)
 
 
-def write(folder: Path, *, quick: bool) -> None:
-    """Write `concrete.npz`, `mlp.npz`, `cnn.npz` and `ntk.npz` where they lack."""
+def write(folder: Path, problems: Iterable[str], *, quick: bool) -> None:
+    """Write `<problem>.npz` of each problem (concrete, mlp, cnn, ntk) that lacks."""
     folder.mkdir(parents=True, exist_ok=True)
     sizes = QUICK if quick else FULL
-    for name in ("concrete", "mlp", "cnn", "ntk"):
+    for name in problems:
         path = folder / f"{name}.npz"
         if not path.exists():
             arrays = _concrete(sizes) if name == "concrete" else _images(name, sizes)
@@ -110,12 +111,13 @@ def _images(problem: str, sizes: Sizes) -> dict[str, np.ndarray]:
     )
     model = bnn.network.init(jax.random.key(0))
     if problem == "ntk":  # at initialization
-        return {**to_arrays(model), "x": x[: sizes.ntk]}
+        return {**to_arrays(model), "x_ntk": x[: sizes.ntk]}
     steps = sizes.epochs * -(-len(x) // 100)
     trained = nq.Train(1e-3, steps=steps, batch=100).run(
         bnn, model, jnp.asarray(x), jnp.asarray(y), key=jax.random.key(1)
     )
-    return {**to_arrays(trained.model), "x": x, "y": y, "x_test": x_test}
+    found = {**to_arrays(trained.model), "x": x, "y": y, "x_test": x_test}
+    return found | ({"x_ntk": x[: sizes.cnn_ntk]} if problem == "cnn" else {})
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -132,7 +132,7 @@ def evidence(model, arrays, likelihood, structure) -> Work:
 
 def kernel(model: eqx.Module, arrays: dict[str, np.ndarray], *, trace: bool) -> Work:
     """T5: the empirical NTK, whole or the mean over outputs."""
-    x = jnp.asarray(arrays["x"], jax.tree.leaves(model)[0].dtype)
+    x = jnp.asarray(arrays["x_ntk"], jax.tree.leaves(model)[0].dtype)
     jacobian = linearize.Jacobian.at(model, x[0])
     ones = [jnp.ones((), x.dtype) for _ in jacobian.leaves]
 

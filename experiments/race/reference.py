@@ -149,6 +149,7 @@ def classes(arrays: dict[str, np.ndarray], tasks: tuple[str, str]) -> dict[str, 
     pairs = [
         (np.zeros((w.shape[0],) * 2), np.zeros((w[0].size,) * 2)) for w, _ in params
     ]
+    biases = [np.zeros((len(w),) * 2) for w, _ in params]
     diagonal = [(np.zeros((len(w), w[0].size)), np.zeros(len(w))) for w, _ in params]
     side = params[-1][0].size + params[-1][1].size
     last = np.zeros((side, side))
@@ -163,6 +164,8 @@ def classes(arrays: dict[str, np.ndarray], tasks: tuple[str, str]) -> dict[str, 
                 pairs[number][0] + flat.T @ flat,
                 pairs[number][1] + jnp.einsum("nti,ntj->ij", a, a) / (n * a.shape[1]),
             )
+            shared = jnp.sum(r, 2).reshape(-1, r.shape[-1])
+            biases[number] = biases[number] + shared.T @ shared
             weight, bias = diagonal[number]
             weight = weight + squares(a, r)
             diagonal[number] = weight, bias + jnp.sum(jnp.sum(r, 2) ** 2, (0, 1))
@@ -175,10 +178,15 @@ def classes(arrays: dict[str, np.ndarray], tasks: tuple[str, str]) -> dict[str, 
         last = last + rows_last.T @ rows_last
     eigen = [tuple(np.linalg.eigh(np.asarray(m)) for m in pair) for pair in pairs]
     factor = np.linalg.cholesky(np.eye(side) + np.asarray(last))
-    parts = {"mean": [], "kron": [], "diag": [], "lastlayer": []}
+    # a bias met at several positions: as KFAC-expand has it, or its exact block
+    expand = [left for left, _ in eigen]
+    exact = [tuple(np.linalg.eigh(np.asarray(block))) for block in biases]
+    parts = {"mean": [], "kron": [], "exact": [], "diag": [], "lastlayer": []}
     for _, f, layers in pieces(params, arrays["x_test"]):
         parts["mean"].append(f)
-        parts["kron"].append(sum(map(kron_covariance, layers, eigen)))
+        weights = sum(map(weight_covariance, layers, eigen))
+        parts["kron"].append(weights + sum(map(bias_covariance, layers, expand)))
+        parts["exact"].append(weights + sum(map(bias_covariance, layers, exact)))
         parts["diag"].append(sum(map(diag_covariance, layers, diagonal)))
         a = layers[-1][0][:, 0]
         basis = jnp.broadcast_to(jnp.eye(f.shape[1]), (len(a), *(f.shape[1],) * 2))
@@ -192,10 +200,14 @@ def classes(arrays: dict[str, np.ndarray], tasks: tuple[str, str]) -> dict[str, 
     joined = {name: np.concatenate(values) for name, values in parts.items()}
     norm = sum(float(jnp.sum(w**2) + jnp.sum(b**2)) for w, b in params)
     small = float(sum(jnp.sum(leaf**2) for leaf in params[-1]))
-    spectrum = np.concatenate([spectra(*pair) for pair in eigen])
+    of_weights = [np.outer(*(m[0].clip(0) for m in pair)).ravel() for pair in eigen]
+    spectra = {
+        name: np.concatenate([*of_weights, *(values.clip(0) for values, _ in blocks)])
+        for name, blocks in (("kron", expand), ("exact", exact))
+    }
     diag = np.concatenate([np.ravel(m) for pair in diagonal for m in pair])
     log_dets = {
-        "kron": np.log1p(spectrum).sum(),
+        **{name: np.log1p(values).sum() for name, values in spectra.items()},
         "diag": np.log1p(diag).sum(),
         "lastlayer": 2 * np.log(np.diagonal(factor)).sum(),
     }
@@ -204,12 +216,15 @@ def classes(arrays: dict[str, np.ndarray], tasks: tuple[str, str]) -> dict[str, 
         points = 50 if "f64" in task else None
         for name, log_det in log_dets.items():
             quadratic = small if name == "lastlayer" else norm
-            found[f"{task}_{name}/mean"] = joined["mean"][:points]
-            found[f"{task}_{name}/cov"] = joined[name][:points]
-            found[f"{task}_{name}/logev"] = fit - 0.5 * quadratic - 0.5 * log_det
+            stem = f"{task}_{name}/"
+            if name == "exact":  # the second convention of the same task
+                stem = f"{task}_kron/exact-"
+            found[f"{stem}mean"] = joined["mean"][:points]
+            found[f"{stem}cov"] = joined[name][:points]
+            found[f"{stem}logev"] = fit - 0.5 * quadratic - 0.5 * log_det
     best = minimize(
         lambda z: (
-            0.5 * np.exp(z[0]) * norm + 0.5 * np.log1p(spectrum / np.exp(z[0])).sum()
+            0.5 * np.exp(z[0]) * norm + 0.5 * np.log1p(spectra["kron"] / np.exp(z[0])).sum()
         ),
         np.zeros(1),
         options={"gtol": 1e-9},
@@ -272,19 +287,16 @@ def squares(a: Array, r: Array) -> Array:
     return jnp.sum(jnp.einsum("nti,ndto->ndoi", a, r) ** 2, (0, 1))
 
 
-def spectra(left: tuple, right: tuple) -> np.ndarray:
-    """Eigenvalues of a layer's weight block and of its bias block."""
-    weight = np.outer(left[0].clip(0), right[0].clip(0)).ravel()
-    return np.concatenate([weight, left[0].clip(0)])
-
-
-def kron_covariance(layer: tuple, eigen: tuple) -> Array:
+def weight_covariance(layer: tuple, eigen: tuple) -> Array:
     (a, g), ((left, u), (right, v)) = layer, eigen
     scale = 1.0 / (1.0 + np.outer(left.clip(0), right.clip(0)))
-    a, g = a @ v, g @ u
-    bias = jnp.sum(g, 2)
-    total = jnp.einsum("nco,ndo,o->ncd", bias, bias, 1.0 / (1.0 + left.clip(0)))
-    return total + weighed(a, g, scale)
+    return weighed(a @ v, g @ u, scale)
+
+
+def bias_covariance(layer: tuple, eigen: tuple) -> Array:
+    (_, g), (values, vectors) = layer, eigen
+    bias = jnp.sum(g, 2) @ vectors
+    return jnp.einsum("nco,ndo,o->ncd", bias, bias, 1.0 / (1.0 + values.clip(0)))
 
 
 def diag_covariance(layer: tuple, diagonal: tuple) -> Array:
@@ -306,7 +318,7 @@ def weighed(a: Array, g: Array, scale: Array) -> Array:
 def kernels(arrays: dict[str, np.ndarray], tasks: tuple[str, ...]) -> dict[str, Array]:
     """Dense tangent kernels of the first examples."""
     params = parameters(arrays)
-    x = jnp.asarray(arrays["x"][:BLOCK], jnp.float64)
+    x = jnp.asarray(arrays["x_ntk"][:BLOCK], jnp.float64)
     j = explicit(lambda p, x: network(p, x, jax.nn.relu)[0], params, x)
     whole = j @ j.T
     outputs = len(whole) // len(x)

@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ntkuq.posteriors.distributions import QuantileTable, first_bad
+from ntkuq.posteriors.join import flattened
 from ntkuq.posteriors.predictive import Predictive, current
 
 from .coverage import coverage, coverage_curve, share
@@ -30,12 +31,14 @@ def score(
     `width_90` for each level, `calibration_error` and `pit_ks`. Classes: `nll` (nats),
     `brier` (0 to 2), `accuracy` and `ece`. Points are taken to be independent. A score
     that the kind of prediction does not allow is listed in `omitted` with the reason.
-    With several outputs `nll` adds them up and the other scores average over them.
-    Everything is computed in float64.
+    With several outputs or positions (images, sequences) `nll` adds those of a point up
+    and the other scores average over them; `ece` is left out there, since the positions
+    of one point are not independent. Everything is computed in float64.
 
     Args:
         predictive: predictions at N points.
-        y: (N,), (N, 1) or (N, C), in the units of the data; class codes (N,).
+        y: shape of the predictions, an axis of length 1 at the end aside; in the units
+            of the data, or class codes.
         levels: kept probabilities of the intervals to check.
 
     Returns:
@@ -57,19 +60,21 @@ def score(
             raise ValueError(f"expected levels between 0 and 1, got {level}")
     with jax.enable_x64(True):
         exact = _double(predictive)
+        y = np.asarray(exact.matched(y))
         if exact.is_classification:
-            return _classification(exact, np.asarray(y))
-        return _regression(exact, np.asarray(y), tuple(levels))
+            return _classification(exact, y)
+        if y.ndim > 2:
+            exact, y = flattened(exact), y.reshape(len(y), -1)
+        return _regression(exact, y, tuple(levels))
 
 
 def _regression(p: Predictive, y: np.ndarray, levels: tuple[float, ...]) -> Scores:
-    y = np.asarray(p.matched(y))
     ok = np.isfinite(y)
     if not ok.all():
         raise ValueError(
             f"expected finite y, got a non-finite one at row {first_bad(ok)}"
         )
-    n, error = y.shape[0], _squeeze(y - np.asarray(p.mean))
+    n = y.shape[0]
     values, pointwise, curves, omitted = {}, {}, {}, {}
     try:
         pointwise["nll"] = -np.asarray(p.log_prob(y))
@@ -81,6 +86,13 @@ def _regression(p: Predictive, y: np.ndarray, levels: tuple[float, ...]) -> Scor
         values["crps"] = mean_score(pointwise["crps"])
     except NotImplementedError as reason:
         omitted["crps"] = str(reason)
+    try:
+        error = _squeeze(y - np.asarray(p.mean))
+    except NotImplementedError as reason:
+        # neither mean nor quantiles: a density alone
+        left = [name for name in _order(levels) if name not in values]
+        omitted = dict.fromkeys(left, str(reason))
+        return Scores("regression", n, None, values, pointwise, curves, omitted)
     pointwise["squared_error"] = _by_point(error**2)
     values["rmse"] = root_mean_square(pointwise["squared_error"])
 
@@ -156,17 +168,25 @@ def _classification(p: Predictive, y: np.ndarray) -> Scores:
     nll = -np.asarray(p.log_prob(y))
     codes = y.reshape(-1)
     probs = np.asarray(p.mean)
-    n = codes.size
+    probs = probs.reshape(-1, probs.shape[-1])
     confidence, correct = top_label(probs, codes)
+
+    def by_point(a: np.ndarray) -> np.ndarray:
+        return a.reshape(y.shape[0], -1).mean(axis=1) if y.ndim > 1 else a
+
     pointwise = {
         "nll": nll,
-        "brier": brier(probs, codes),
-        "error": 1.0 - correct,
-        "confidence": confidence,
+        "brier": by_point(brier(probs, codes)),
+        "error": by_point(1.0 - correct),
+        "confidence": by_point(confidence),
     }
-    values = {
-        "nll": mean_score(nll),
-        "brier": mean_score(pointwise["brier"]),
+    values = {"nll": mean_score(nll), "brier": mean_score(pointwise["brier"])}
+    n = y.shape[0]
+    if y.ndim > 1:
+        values["accuracy"] = mean_score(1.0 - pointwise["error"])
+        omitted = {"ece": "The positions of one point are not independent."}
+        return Scores("classification", n, None, values, pointwise, {}, omitted)
+    values |= {
         "accuracy": share(int(correct.sum()), n),
         "ece": expected_calibration_error(confidence, correct),
     }

@@ -1,4 +1,4 @@
-"""Data: `Dataset`, `Batches` and `Split`, sets by name, files of the user, the store of a run."""
+"""Data: `Dataset`, `Batches`, `Split`, sets by name, files, the store of a run."""
 
 from ntkuq.data.batches import (
     Batches as Batches,

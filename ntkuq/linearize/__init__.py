@@ -51,6 +51,25 @@ from ntkuq.linearize.kernel import (
     ntk_per_output as ntk_per_output,
     ntk_trace as ntk_trace,
 )
+from ntkuq.linearize.operators import (
+    AbstractPSD as AbstractPSD,
+    BlockDiagonal as BlockDiagonal,
+    Diagonal as Diagonal,
+    Eigh as Eigh,
+    GGNOperator as GGNOperator,
+    HessianOperator as HessianOperator,
+    JacobianOperator as JacobianOperator,
+    Kronecker as Kronecker,
+    KroneckerEigh as KroneckerEigh,
+    LowRankPlusDiagonal as LowRankPlusDiagonal,
+    NTKOperator as NTKOperator,
+    TraceNTKOperator as TraceNTKOperator,
+    dual_ggn_operator as dual_ggn_operator,
+    fisher_operator as fisher_operator,
+    ggn_operator as ggn_operator,
+    ntk_operator as ntk_operator,
+    per_leaf as per_leaf,
+)
 from ntkuq.linearize.products import (
     dense as dense,
     gram as gram,

@@ -143,11 +143,11 @@ class Train(eqx.Module):
         problem = _Problem.of(self, bnn, model, size)
         keys = _keys(self._lengths(), key)
         if _slow_in_loops(model, x):
-            advance = _Steps(problem, _draws(x, y, batch, size, keys))
-        else:
+            steps = _Steps(problem, _draws(x, y, batch, size, keys))
+            return self._loop(steps, model, callback)
 
-            def advance(carry: _Carry, _: int) -> tuple[_Carry, Array, Array]:
-                return _chunk(problem, batch, carry, x, y, next(keys))
+        def advance(carry: _Carry, _: int) -> tuple[_Carry, Array, Array]:
+            return _chunk(problem, batch, carry, x, y, next(keys))
 
         return self._loop(advance, model, callback)
 
@@ -162,7 +162,7 @@ class Train(eqx.Module):
 
     def _loop(
         self,
-        advance: Callable[[_Carry, int], tuple[_Carry, Array, Array]],
+        advance: Callable[[_Carry, int], tuple[_Carry, Array, Any]],
         model: PyTree,
         callback: Callable[[int, float], None] | None,
     ) -> Trained:
@@ -330,7 +330,7 @@ def as_arrays[Tree](module: Tree, dtype: DTypeLike | None = None) -> Tree:
 
 
 def log_likelihoods(
-    likelihood: AbstractLikelihood, model: PyTree, x: PyTree, y: Array
+    likelihood: AbstractLikelihood, model: PyTree, x: PyTree, y: PyTree
 ) -> Float[Array, " N"]:
     """log p(y_n | f(x_n)) of each example."""
     return jax.vmap(lambda a, b: likelihood.log_prob(forward(model, a), b))(x, y)

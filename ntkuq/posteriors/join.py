@@ -80,6 +80,22 @@ def unflattened(predictive: Predictive, shape: tuple[int, ...]) -> Predictive:
     )
 
 
+def flattened(predictive: Predictive) -> Predictive:
+    """Observations (N, *shape) as (N, D) columns; `latent` is left out."""
+
+    def flat(array: Array) -> Array:
+        array, axes = jnp.asarray(array), len(shape)
+        return array.reshape(len(array), -1, *array.shape[axes:])
+
+    shape = current(predictive.observed).batch_shape
+    return Predictive(
+        latent=None,
+        observed=_mapped([predictive.observed], flat),
+        epistemic=_optional(predictive.epistemic, flat),
+        aleatoric=_optional(predictive.aleatoric, flat),
+    )
+
+
 def _optional(array: Array | None, turn: Callable[..., Array]) -> Array | None:
     return None if array is None else turn(array)
 

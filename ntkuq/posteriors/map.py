@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -114,7 +113,7 @@ class MAP(AbstractMethod):
             ),
             log_marginal_likelihood=tuned.log_evidence,
             diagnostics={
-                "gradient norm": _norm(problem.gradient(tuned.tau, tuned.noise)),
+                "gradient norm": float(problem.gradient(tuned.tau, tuned.noise).norm),
                 "effective parameters": tuned.effective,
                 "losses": losses,
             },
@@ -132,10 +131,6 @@ class MAP(AbstractMethod):
         steps = rounds * self.train.steps
         # forward and backward: about 6 P operations an example
         return Cost(6.0 * bnn.size() * size * steps, 40.0 * bnn.size() + 2**26, 6)
-
-
-def _norm(gradient: list[Array]) -> float:
-    return math.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in gradient))
 
 
 class MAPPosterior(AbstractPosterior):

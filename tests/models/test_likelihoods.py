@@ -11,9 +11,10 @@ from ntkuq.models import (
     Gaussian,
     HeteroscedasticGaussian,
     Poisson,
+    Probit,
 )
 from ntkuq.models.likelihoods import curvature, square_root
-from ntkuq.models.likelihoods.quadrature import nodes
+from ntkuq.models.likelihoods.quadrature import nodes, root
 from tests.oracle import dense as oracle
 
 
@@ -28,6 +29,13 @@ CASES = {
     "heteroscedastic": (HeteroscedasticGaussian(), 2),
     "heteroscedastic, two targets": (HeteroscedasticGaussian(), 4),
 }
+#: Softmax does not change along (1, …, 1): one column fewer in the Hessian's root.
+SPARE = {"categorical", "two classes"}
+
+
+def y_like(name):
+    """Some target of this likelihood."""
+    return jnp.asarray(1) if name in SPARE else jnp.asarray([0.3])
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +62,10 @@ def test_hessian_is_the_fisher_information(name):
         np.testing.assert_allclose(h, expected[block, block], rtol=1e-9, atol=1e-12)
         s = likelihood.hessian_sqrt(one)
         np.testing.assert_allclose(s @ s.T, h, rtol=1e-12, atol=1e-14)
+        assert s.shape[1] == (size if name not in SPARE else size - 1)
+        # what was observed makes no difference to an expectation
+        np.testing.assert_array_equal(likelihood.hessian(one, y_like(name)), h)
+        np.testing.assert_array_equal(likelihood.hessian_sqrt(one, y_like(name)), s)
         root = square_root(h)
         np.testing.assert_allclose(root @ root.T, h, rtol=1e-9, atol=1e-12)
         if not name.startswith("hetero"):
@@ -107,6 +119,54 @@ def test_integrals_over_outputs_are_those_of_many_draws(name):
     # means and variances of the mixture follow the law of total variance
     total = np.asarray(got.epistemic + got.aleatoric)
     np.testing.assert_allclose(got.observed.variance, total, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_variances_stand_for_independent_outputs(name):
+    likelihood, size = CASES[name]
+    mean, _ = uncertain(size)
+    variance = jnp.asarray(RNG.uniform(0.1, 1.0, mean.shape))
+    full = jax.vmap(jnp.diag)(variance)
+    one, two = (likelihood.marginalize(mean, c) for c in (variance, full))
+    y = jnp.ones(one.observed.batch_shape, int if likelihood.classes else float)
+    for a, b in (
+        (one.observed.log_prob(y), two.observed.log_prob(y)),
+        (one.epistemic, two.epistemic),
+        (one.aleatoric, two.aleatoric),
+        (one.latent.variance, two.latent.variance),
+    ):
+        # the factor of a covariance has 1e-9 of its mean variance added
+        np.testing.assert_allclose(a, b, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if not CASES[n][0].classes])
+def test_links_are_for_classes(name):
+    likelihood, size = CASES[name]
+    mean, cov = uncertain(size)
+    with pytest.raises(TypeError, match=r"no classes, got Probit\(\): leave link out"):
+        likelihood.marginalize(mean, cov, Probit())
+
+
+def test_root_of_nearly_certain_probabilities():
+    """S S^T = H within rounding of its largest entry, whichever class is certain."""
+    for certain in (0, 3):
+        f = jnp.zeros(4).at[certain].set(30.0)
+        h, s = Categorical().hessian(f), Categorical().hessian_sqrt(f)
+        assert s.shape == (4, 3)
+        np.testing.assert_allclose(s @ s.T, h, atol=1e-15)
+    wide = jnp.asarray(RNG.standard_normal(50), jnp.float32)
+    s = Categorical().hessian_sqrt(wide)
+    np.testing.assert_allclose(s @ s.T, Categorical().hessian(wide), atol=1e-7)
+
+
+def test_root_of_a_covariance_with_rounding_errors():
+    """A covariance of rank 1 with an eigenvalue of -1e-7: the factor stays near it."""
+    v = RNG.standard_normal((5, 1))
+    damaged = v @ v.T - 1e-7 * np.eye(5)
+    for cov in (damaged, v @ v.T, np.zeros((5, 5))):
+        lower = root(jnp.asarray(cov)[None])[0]
+        assert (np.triu(lower, 1) == 0).all()
+        np.testing.assert_allclose(lower @ lower.T, cov, atol=2e-7)
 
 
 def test_two_classes_are_bernoulli_on_the_difference():

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from ntkuq.data import Dataset
-from ntkuq.linearize.curvature import full
+from ntkuq.linearize.curvature import square
+from ntkuq.linearize.curvature.square import Square
+from ntkuq.linearize.curvature.weight import WeightSpace as WeightCurvature
 from ntkuq.models import BNN, Categorical, Gaussian, NormalPrior, Standardize, mlp
 from ntkuq.models.hyperparameters import Fixed, MarginalLikelihood
 from ntkuq.posteriors.laplace import (
@@ -85,7 +87,7 @@ def test_covariance_and_evidence_are_the_dense_ones(name, structure):
     got = posterior.joint(new)
     np.testing.assert_allclose(got.covariance, joint, **close)
     np.testing.assert_allclose(got.mean, oracle.outputs(bnn.model, jnp.asarray(new)))
-    _, marginal = posterior._latent(new)
+    _, marginal = posterior.latent(new)
     np.testing.assert_allclose(marginal, blocks_of(joint, len(new)), **close)
     theta = oracle.ravel(bnn.model)
     expected = oracle.evidence(fitness(bnn, data), theta, p, g)
@@ -254,7 +256,7 @@ def test_tuning_finds_the_maximum_of_the_dense_evidence(name):
 
 
 def problem_fit(name):
-    from ntkuq.posteriors.laplace.method import linearized_problem
+    from ntkuq.posteriors.laplace.problem import linearized_problem
     from ntkuq.posteriors.laplace.subsets import All
 
     bnn, data, _ = problem(name)
@@ -264,15 +266,15 @@ def problem_fit(name):
 
 def test_no_information_is_flagged():
     # outputs that do not depend on the parameters: any precision fits as well
-    square = full.Square(jnp.zeros((3, 3)), np.zeros(3))
-    curvature = full.WeightSpace(square, [jnp.ones(())], (3,))
+    flat = Square(jnp.zeros((3, 3)), np.zeros(3))
+    curvature = WeightCurvature(flat, [jnp.ones(())], (3,))
     assert maximize(Fit(-3.0, None, 3, 0.5), curvature).at_bound
     assert maximize(Fit(-3.0, 2.0, 3, 0.5), curvature).at_bound
 
 
 def test_beyond_the_spectrum_limit_the_optimum_is_the_same(monkeypatch):
     small = fitted("gaussian", Full(), tune=MarginalLikelihood())
-    monkeypatch.setattr(full, "SPECTRUM_LIMIT", 3)
+    monkeypatch.setattr(square, "SPECTRUM_LIMIT", 3)
     large = fitted("gaussian", Full(), tune=MarginalLikelihood())
     # log t is found to 0.02 there; the evidence is flat at its maximum
     for one, two in zip(small.hyperparameters, large.hyperparameters, strict=True):
@@ -395,20 +397,20 @@ def test_scaling_is_undone_exactly():
 
 
 def test_more_data_than_a_chunk(monkeypatch):
-    from ntkuq.linearize import products
+    from ntkuq.linearize import chunks
 
     _, _, new = problem("categorical")
     whole = [
         fitted("categorical", s).joint(new).covariance for s in STRUCTURES.values()
     ]
-    monkeypatch.setattr(products, "CHUNK_BYTES", 5 * 8 * 3 * 100)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 5 * 8 * 3 * 100)
     for structure, expected in zip(STRUCTURES.values(), whole, strict=True):
         posterior = fitted("categorical", structure)
-        assert products.chunk_size(posterior.jacobian, 3, 8) < 12
+        assert chunks.chunk_size(posterior.jacobian, 3, 8) < 12
         np.testing.assert_allclose(
             posterior.joint(new).covariance, expected, rtol=1e-9, atol=1e-12
         )
-        _, marginal = posterior._latent(new)
+        _, marginal = posterior.latent(new)
         np.testing.assert_allclose(
             marginal, blocks_of(np.asarray(expected), 5), rtol=1e-9, atol=1e-12
         )

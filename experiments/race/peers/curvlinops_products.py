@@ -7,7 +7,7 @@ from importlib import metadata
 import torch
 from clock import Laps, arguments, load, repeated, run
 from curvlinops import GGNLinearOperator, KFACLinearOperator
-from curvlinops.kfac_utils import FisherType
+from curvlinops.kfac import FisherType
 from laplace_torch import network
 from torch import nn
 

@@ -40,9 +40,6 @@ def network(arrays: dict[str, np.ndarray], dtype: torch.dtype) -> nn.Sequential:
                 layers.append(nn.Flatten())
                 flat = True
             layer = nn.Linear(weight.shape[1], weight.shape[0])
-        with torch.no_grad():
-            layer.weight.copy_(torch.as_tensor(weight))
-            layer.bias.copy_(torch.as_tensor(bias))
         layer = layer.to(dtype)
         with torch.no_grad():
             layer.weight.copy_(torch.as_tensor(weight, dtype=dtype))
@@ -80,7 +77,7 @@ def work(given: argparse.Namespace, arrays, model, dtype, backend):
     regression = arrays["y"].dtype.kind == "f"
     y = torch.as_tensor(arrays["y"], dtype=dtype if regression else torch.int64)
     y = y[:, None] if regression else y
-    points = 50 if "f64" in given.task else None
+    points = 50 if "f64" in head else None
     x_test = torch.as_tensor(arrays["x_test"][:points], dtype=dtype)
     loader = DataLoader(TensorDataset(x, y), batch_size=BATCH)
     structures = {"kron": "kron", "diag": "diag"}

@@ -54,7 +54,7 @@ def main() -> None:
         )
         for n in range(count)
     ]
-    x = jnp.asarray(arrays["x"], jnp.float32)
+    x = jnp.asarray(arrays["x_ntk"], jnp.float32)
     trace = given.task == "T5_trace"
     kernel = nt.empirical_ntk_fn(
         network,

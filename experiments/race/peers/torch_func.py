@@ -21,7 +21,7 @@ def main() -> None:
     given = arguments()
     arrays = load(given.inputs)
     model = network(arrays, torch.float32)
-    x = torch.as_tensor(arrays["x"], dtype=torch.float32)
+    x = torch.as_tensor(arrays["x_ntk"], dtype=torch.float32)
     params = {name: p.detach() for name, p in model.named_parameters()}
     trace = given.task == "T5_trace"
 

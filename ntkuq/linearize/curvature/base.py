@@ -65,6 +65,10 @@ class AbstractCurvature(eqx.Module):
     def cheap(self) -> bool:
         """Is `log_det` cheap (a spectrum is there), or a factorization at each t?"""
 
+    def prepared(self) -> AbstractCurvature:
+        """The same with a spectrum, where one pays for many evaluations."""
+        return self
+
     @abc.abstractmethod
     def log_det(self, log_t: float) -> float:
         """log det(I + t L0^-1 G)."""
@@ -72,6 +76,10 @@ class AbstractCurvature(eqx.Module):
     @abc.abstractmethod
     def slopes(self, log_t: float) -> Slopes:
         """Its derivatives with respect to log t."""
+
+    def effective(self, log_t: float) -> float:
+        """The effective number of parameters, the first of `slopes`."""
+        return self.slopes(log_t).first
 
     @abc.abstractmethod
     def covariance(self, tau: float, t: float) -> AbstractCovariance:

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from ntkuq.linearize.chunks import predicted_numbers
 from ntkuq.linearize.curvature.base import (
@@ -114,7 +114,7 @@ class Blocks(AbstractCurvature):
 
 @jax.jit
 def _scales(
-    values: list[Array], variances: list[Array], tau: float, t: float
+    values: list[Array], variances: list[Array], tau: ArrayLike, t: ArrayLike
 ) -> list[Array]:
     return [
         1.0 / (tau * (1.0 / v + t * jnp.clip(value, 0.0)))

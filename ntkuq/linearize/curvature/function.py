@@ -58,21 +58,29 @@ class FunctionSpace(AbstractCurvature):
     def cheap(self) -> bool:
         return self.square.eigenvalues is not None
 
+    def prepared(self):
+        return FunctionSpace(
+            self.square.decomposed(), self.jacobian, self.train, self.variances
+        )
+
     def log_det(self, log_t: float) -> float:
         return self.square.log_det(log_t)
+
+    def effective(self, log_t: float) -> float:
+        return self.square.effective(log_t)
 
     def slopes(self, log_t: float):
         return self.square.slopes(log_t)
 
     def covariance(self, tau: float, t: float) -> FunctionCovariance:
-        factor, jitter = self.square.factor(t)
-        dtype = factor.dtype
+        factor, jitter, _ = self.square.factor(t)
+        dtype = np.dtype(factor.dtype)
         return FunctionCovariance(
             factor,
             self.train,
             self.variances,
-            jnp.asarray(tau, dtype),
-            jnp.asarray(t, dtype),
+            jnp.asarray(np.asarray(tau, dtype)),
+            jnp.asarray(np.asarray(t, dtype)),
             jitter,
             self.jacobian.sizes,
         )

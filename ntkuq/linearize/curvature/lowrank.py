@@ -9,6 +9,8 @@ References: Lanczos 1950; matfree, Kraemer 2024 (arXiv 2405.17277).
 
 from __future__ import annotations
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ from ntkuq.linearize.curvature.base import (
 )
 from ntkuq.linearize.curvature.fisher import AbstractFisher, ExactFisher
 from ntkuq.linearize.curvature.square import log_det_plus_one
-from ntkuq.linearize.curvature.weight import columns
+from ntkuq.linearize.curvature.weight import columns, divided, roots
 from ntkuq.linearize.examples import AbstractExamples
 from ntkuq.linearize.jacobian import Factors, Jacobian
 from ntkuq.linearize.operators import GGNOperator, JacobianOperator
@@ -64,7 +66,7 @@ class LowRankCurvature(AbstractCurvature):
         return LowRankCovariance(
             self.vectors,
             scaled / (1.0 + scaled),
-            [d / jnp.sqrt(jnp.asarray(tau, d.dtype)) for d in self.deviations],
+            divided(self.deviations, math.sqrt(tau)),
             self.sizes,
         )
 
@@ -78,7 +80,7 @@ class LowRankCurvature(AbstractCurvature):
         return log_det_plus_one(scale * root.T @ root)
 
     def with_variances(self, variances):
-        deviations = [jnp.sqrt(v) for v in variances]
+        deviations = roots(variances)
         return self._of(self._scaled(variances), deviations, self.residual)
 
     def merge(self, other):
@@ -171,7 +173,7 @@ def low_rank(
     extra = fisher.extras(y, 0)
     rank = min(rank, jacobian.size, len(examples) * outputs)
     steps = min(2 * rank + 10, jacobian.size, len(examples) * outputs)
-    deviations = [jnp.sqrt(v) for v in variances]
+    deviations = roots(variances)
     values, vectors, residual = _lanczos(
         jacobian, likelihood, fisher, x, extra, deviations, rank, steps
     )

@@ -3,49 +3,61 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from ntkuq.linearize.curvature.base import (
     Slopes,
     spectral_log_det,
     spectral_slopes,
+    symmetric,
 )
 
 
-#: Up to this size all eigenvalues are computed once; beyond it, one Cholesky factor
-#: for each t that is asked for is cheaper.
+#: Up to this size an optimization over t starts with all eigenvalues; beyond it, one
+#: Cholesky factor for each t that is asked for is cheaper.
 SPECTRUM_LIMIT = 1500
-#: Step in log t of the central differences of log det beyond `SPECTRUM_LIMIT`.
-LOG_STEP = 0.1
 #: Jitter tried in turn, relative to the largest diagonal entry of t M.
 JITTERS = (0.0, 1e-15, 1e-14, 1e-13, 1e-12)
 
 
+class Factored(NamedTuple):
+    """The Cholesky factor of (1 + jitter) I + t M, and what follows from it."""
+
+    lower: Float[Array, "n n"]
+    jitter: Float[Array, ""]
+    log_det: Float[Array, ""]
+
+
 class Square(eqx.Module):
-    """A symmetric matrix M, with its eigenvalues where it is small."""
+    """A symmetric matrix M, with its eigenvalues where they were asked for."""
 
     matrix: Float[Array, "n n"]
-    eigenvalues: np.ndarray | None
+    eigenvalues: np.ndarray | None = None
 
     @staticmethod
     def of(matrix: Float[Array, "n n"]) -> Square:
-        if matrix.shape[0] > SPECTRUM_LIMIT:
-            return Square(matrix, None)
-        return Square(matrix, np.asarray(_spectrum(matrix)).clip(0.0))
+        """The symmetric part of a matrix that is symmetric up to rounding."""
+        return Square(_symmetric(matrix))
+
+    def decomposed(self) -> Square:
+        """The same with its eigenvalues, where it is small enough for them."""
+        if self.eigenvalues is not None or self.matrix.shape[0] > SPECTRUM_LIMIT:
+            return self
+        return Square(self.matrix, np.asarray(_spectrum(self.matrix)).clip(0.0))
 
     def log_det(self, log_t: float) -> float:
         """log det(I + t M)."""
         if self.eigenvalues is not None:
             return spectral_log_det(self.eigenvalues, log_t)
-        factor, _ = self.factor(math.exp(log_t))
-        return float(2.0 * jnp.sum(jnp.log(jnp.diagonal(factor))))
+        return float(self.factor(math.exp(log_t)).log_det)
 
-    def factor(self, t: float) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
+    def factor(self, t: float) -> Factored:
         """The Cholesky factor of (1 + jitter) I + t M, and the jitter it took.
 
         t M may be singular, and has rounding errors of eps times its size, which can
@@ -54,13 +66,11 @@ class Square(eqx.Module):
         Raises:
             FloatingPointError: where M is not finite.
         """
-        t_array = jnp.asarray(t, self.matrix.dtype)
-        size = float(t * jnp.max(jnp.diagonal(self.matrix)))
         for relative in JITTERS:
-            jitter = jnp.asarray(relative * size, self.matrix.dtype)
-            factor = _factor(self.matrix, t_array, jitter)
-            if bool(jnp.isfinite(factor[-1, -1])):
-                return factor, jitter
+            found = _factor(self.matrix, float(t), relative)
+            if math.isfinite(float(found.log_det)):
+                return found
+        size = float(t * jnp.max(jnp.diagonal(self.matrix)))
         raise FloatingPointError(
             "expected a positive definite matrix I + t G, got one without a Cholesky "
             f"factor (t = {t:.2g}, largest diagonal entry of t G {size:.2g}): check "
@@ -68,25 +78,46 @@ class Square(eqx.Module):
         )
 
     def slopes(self, log_t: float) -> Slopes:
+        """First and second derivative of the log-determinant in log t."""
         if self.eigenvalues is not None:
             return spectral_slopes(self.eigenvalues, log_t)
-        steps = (-LOG_STEP, 0.0, LOG_STEP)
-        below, value, above = (self.log_det(log_t + step) for step in steps)
-        return Slopes(
-            (above - below) / (2 * LOG_STEP),
-            (above - 2 * value + below) / LOG_STEP**2,
-        )
+        # with A = (I + t M)^-1 they are n - tr A and tr(A - A^2)
+        trace, square = _inverse_traces(self.factor(math.exp(log_t)).lower)
+        size = self.matrix.shape[0]
+        return Slopes(size - float(trace), float(trace) - float(square))
+
+    def effective(self, log_t: float) -> float:
+        """The first of `slopes` alone."""
+        if self.eigenvalues is not None:
+            return spectral_slopes(self.eigenvalues, log_t).first
+        trace = _inverse_trace(self.factor(math.exp(log_t)).lower)
+        return self.matrix.shape[0] - float(trace)
+
+
+_symmetric = jax.jit(symmetric)
+_spectrum = jax.jit(jnp.linalg.eigvalsh)
 
 
 @jax.jit
-def _factor(matrix: Array, t: Array, jitter: Array) -> Array:
-    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    return jnp.linalg.cholesky((1.0 + jitter) * eye + t * matrix)
+def _factor(matrix: Array, t: ArrayLike, relative: ArrayLike) -> Factored:
+    size = matrix.shape[0]
+    jitter = relative * t * jnp.max(jnp.diagonal(matrix))
+    eye = jnp.eye(size, dtype=matrix.dtype)
+    lower = jnp.linalg.cholesky((1.0 + jitter) * eye + t * matrix)
+    return Factored(lower, jitter, 2.0 * jnp.sum(jnp.log(jnp.diagonal(lower))))
 
 
 @jax.jit
-def _spectrum(matrix: Array) -> Array:
-    return jnp.linalg.eigvalsh(matrix)
+def _inverse_trace(lower: Array) -> Array:
+    eye = jnp.eye(lower.shape[0], dtype=lower.dtype)
+    return jnp.sum(jax.scipy.linalg.solve_triangular(lower, eye, lower=True) ** 2)
+
+
+@jax.jit
+def _inverse_traces(lower: Array) -> tuple[Array, Array]:
+    eye = jnp.eye(lower.shape[0], dtype=lower.dtype)
+    inverse = jax.scipy.linalg.cho_solve((lower, True), eye)
+    return jnp.trace(inverse), jnp.sum(inverse**2)
 
 
 def log_det_plus_one(matrix: Float[Array, "n n"]) -> Float[Array, ""]:

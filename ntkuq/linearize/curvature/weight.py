@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from ntkuq.linearize.chunks import chunk_size
 from ntkuq.linearize.curvature.accumulate import Summary, accumulate
 from ntkuq.linearize.curvature.base import (
     AbstractCovariance,
     AbstractCurvature,
-    symmetric,
 )
 from ntkuq.linearize.curvature.fisher import AbstractFisher
 from ntkuq.linearize.curvature.readout import readout_gauss_newton
@@ -54,17 +54,23 @@ class WeightSpace(AbstractCurvature):
     def cheap(self) -> bool:
         return self.square.eigenvalues is not None
 
+    def prepared(self):
+        return WeightSpace(self.square.decomposed(), self.deviations, self.sizes)
+
     def log_det(self, log_t: float) -> float:
         return self.square.log_det(log_t)
+
+    def effective(self, log_t: float) -> float:
+        return self.square.effective(log_t)
 
     def slopes(self, log_t: float):
         return self.square.slopes(log_t)
 
     def covariance(self, tau: float, t: float) -> WeightCovariance:
-        factor, jitter = self.square.factor(t)
+        factor, jitter, _ = self.square.factor(t)
         return WeightCovariance(
             factor,
-            [d / jnp.sqrt(jnp.asarray(tau, d.dtype)) for d in self.deviations],
+            divided(self.deviations, math.sqrt(tau)),
             self.sizes,
             jitter,
         )
@@ -79,11 +85,17 @@ class WeightSpace(AbstractCurvature):
 
     def with_variances(self, variances):
         square = Square.of(self._scaled(variances))
-        return WeightSpace(square, [jnp.sqrt(v) for v in variances], self.sizes)
+        return WeightSpace(square, roots(variances), self.sizes)
 
     def merge(self, other):
         square = Square.of(self.square.matrix + other.square.matrix)
         return WeightSpace(square, self.deviations, self.sizes)
+
+
+@jax.jit
+def divided(deviations: list[Array], by: ArrayLike) -> list[Array]:
+    """The standard deviations divided by one number."""
+    return [d / by for d in deviations]
 
 
 class WeightCovariance(AbstractCovariance):
@@ -132,6 +144,12 @@ class WeightCovariance(AbstractCovariance):
         return scaled.reshape(*shape, -1)
 
 
+@jax.jit
+def roots(variances: list[Array]) -> list[Array]:
+    """The standard deviation of each leaf."""
+    return [jnp.sqrt(v) for v in variances]
+
+
 def columns(deviations: list[Array], sizes: tuple[int, ...]) -> Float[Array, " P"]:
     """One number a leaf, repeated for each of its parameters."""
     parts = [jnp.broadcast_to(d, (n,)) for d, n in zip(deviations, sizes, strict=True)]
@@ -163,8 +181,8 @@ def weight_space(
     fisher: AbstractFisher | None = None,
 ) -> tuple[WeightSpace, Summary]:
     """W from one pass over the data in chunks that fit `CHUNK_BYTES`."""
-    deviations = [jnp.sqrt(v) for v in variances]
+    deviations = roots(variances)
     size = chunk_size(jacobian, outputs, 8)
     seen = accumulate(Step(deviations), jacobian, likelihood, examples, size, fisher)
-    square = Square.of(symmetric(seen.total))
+    square = Square.of(seen.total)
     return WeightSpace(square, deviations, jacobian.sizes), seen.summary

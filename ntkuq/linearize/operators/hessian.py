@@ -85,8 +85,7 @@ class HessianOperator(lx.AbstractLinearOperator):
         return _product(self, vector)
 
     def as_matrix(self) -> Float[Array, "P P"]:
-        columns = jnp.eye(self.jacobian.size, dtype=self.in_structure().dtype)
-        return jax.lax.map(self.mv, columns)
+        return _matrix(self)
 
     def transpose(self) -> HessianOperator:
         return self
@@ -121,6 +120,12 @@ def _product(operator: HessianOperator, vector: Array) -> Array:
     if operator.precision is None:
         return total
     return total + operator.precision.mv(vector)
+
+
+@eqx.filter_jit
+def _matrix(operator: HessianOperator) -> Float[Array, "P P"]:
+    columns = jnp.eye(operator.jacobian.size, dtype=operator.in_structure().dtype)
+    return jax.lax.map(operator.mv, columns)
 
 
 @eqx.filter_jit

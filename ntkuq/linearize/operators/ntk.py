@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -75,12 +78,7 @@ class TraceNTKOperator(lx.AbstractLinearOperator):
     covariance: lx.AbstractLinearOperator
 
     def mv(self, vector: Float[Array, " N"]) -> Float[Array, " N"]:
-        def output(e: Float[Array, " K"]) -> Float[Array, " N"]:
-            pulled = self.jacobian.pull(vector[:, None] * e)
-            return self.jacobian.mv(self.covariance.mv(pulled)) @ e
-
-        basis = jnp.eye(self.jacobian.outputs, dtype=vector.dtype)
-        return jnp.sum(jax.lax.map(output, basis), axis=0)
+        return _trace(self, vector)
 
     def as_matrix(self) -> Float[Array, "N N"]:
         j = self.jacobian.examples()
@@ -101,6 +99,24 @@ class TraceNTKOperator(lx.AbstractLinearOperator):
 
     def out_structure(self) -> jax.ShapeDtypeStruct:
         return self.in_structure()
+
+
+@eqx.filter_jit
+def _trace(operator: TraceNTKOperator, vector: Array) -> Array:
+    j = operator.jacobian
+    return trace_product(j.mv, j.pull, operator, vector)
+
+
+def trace_product(
+    push: Callable, pull: Callable, operator: TraceNTKOperator, vector: Array
+) -> Float[Array, " N"]:
+    """One output after the other, with these products by J and its transpose."""
+
+    def output(e: Float[Array, " K"]) -> Float[Array, " N"]:
+        return push(operator.covariance.mv(pull(vector[:, None] * e))) @ e
+
+    basis = jnp.eye(operator.jacobian.outputs, dtype=vector.dtype)
+    return jnp.sum(jax.lax.map(output, basis), axis=0)
 
 
 def per_leaf(jacobian: Jacobian, values: list[Array]) -> Diagonal:

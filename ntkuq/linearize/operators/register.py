@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
@@ -22,7 +21,11 @@ from ntkuq.linearize.operators.jacobian import (
     ravel,
     unravel,
 )
-from ntkuq.linearize.operators.ntk import NTKOperator, TraceNTKOperator
+from ntkuq.linearize.operators.ntk import (
+    NTKOperator,
+    TraceNTKOperator,
+    trace_product,
+)
 
 
 _RECTANGULAR = (JacobianOperator, TransposedJacobian)
@@ -131,17 +134,10 @@ def _(operator):
     if not operator.jacobian.whole:
         return operator
     local = kept(operator.jacobian)
-
-    def product(u: Array) -> Array:
-        def output(e: Array) -> Array:
-            pulled = local.pull(u[:, None] * e)
-            return local.push(operator.covariance.mv(pulled)) @ e
-
-        basis = jnp.eye(operator.jacobian.outputs, dtype=u.dtype)
-        return jnp.sum(jax.lax.map(output, basis), axis=0)
-
     return lx.FunctionLinearOperator(
-        product, operator.in_structure(), lx.positive_semidefinite_tag
+        lambda u: trace_product(local.push, local.pull, operator, u),
+        operator.in_structure(),
+        lx.positive_semidefinite_tag,
     )
 
 

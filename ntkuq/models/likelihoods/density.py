@@ -24,7 +24,7 @@ from ntkuq.models.likelihoods.base import (
 )
 from ntkuq.models.likelihoods.gaussian import _normal, _squeeze
 from ntkuq.models.likelihoods.integrated import IntegratedDensity
-from ntkuq.models.likelihoods.quadrature import dense_line, line, nodes, root
+from ntkuq.models.likelihoods.quadrature import dense_line, line, nodes, plane, root
 
 
 #: Draws of y behind an expected Hessian and behind epistemic and aleatoric variances.
@@ -41,8 +41,9 @@ class LogDensity(AbstractLikelihood):
     heavy-tailed density bends the other way). Where no y is known, it is the average
     over 256 draws of `sample`. The predictive density of a new observation is
     $\log \int p(y \mid f) \, q(f) \, df$ by quadrature: one output by 161 equidistant
-    nodes, accurate for noise down to about a tenth of the uncertainty of f; several
-    by 512 fixed Gaussian draws. Mean, quantiles and draws of an observation come from
+    nodes, accurate for noise down to a tenth of the uncertainty of f; two by 32 x 32
+    Gauss-Hermite nodes, for noise down to about a half; more by 512 fixed Gaussian
+    draws. Mean, quantiles and draws of an observation come from
     `sample`; without it they are refused.
 
     A target with D columns has D independent densities, each of `outputs` adjacent
@@ -135,7 +136,7 @@ class LogDensity(AbstractLikelihood):
             few, few_weights = line(f, variance)
         else:
             lower = self._factor(mean, covariance)
-            z, weights = nodes(self.size)
+            z, weights = plane() if self.size == 2 else nodes(self.size)
             points = f[..., None, :] + _spread(lower, _like(z, f))
             z, few_weights = nodes(self.size, PAIRS)
             few = f + jnp.moveaxis(_spread(lower, _like(z, f)), -2, 0)

@@ -39,6 +39,10 @@ class Positions(AbstractLikelihood):
     likelihood: AbstractLikelihood
     shape: tuple[int, ...] = eqx.field(static=True)
 
+    def __init__(self, likelihood: AbstractLikelihood, shape: tuple[int, ...]):
+        self.likelihood = likelihood
+        self.shape = shape
+
     @property
     def classes(self) -> bool:
         """Are the targets class codes?"""

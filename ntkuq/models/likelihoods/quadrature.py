@@ -50,12 +50,22 @@ def dense_line() -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
 
     The trapezoidal rule on [-8, 8] in steps of h = 0.1 has an error of the order of
     exp(-2 pi a / h) for an integrand that is analytic within a of the real line: a
-    density of scale s has a = s / (scale of the output), up to a factor, so that one
-    ten times narrower than the uncertainty of the output is integrated to 2e-3.
+    density of scale s has a = s / (scale of the output), up to a factor. A Student-t
+    density with 4 degrees of freedom that is ten times narrower than the uncertainty of
+    the output is integrated to 3e-4, one three times narrower to 1e-8.
     """
     z = np.linspace(-8.0, 8.0, 161)
     w = np.exp(-0.5 * z**2)
     return z, w / w.sum()
+
+
+@functools.cache
+def plane() -> tuple[Float[np.ndarray, "S 2"], Float[np.ndarray, " S"]]:
+    """Standard-normal nodes and weights in two dimensions: a grid of Gauss-Hermite."""
+    points, weights = nodes(1)
+    first, second = np.meshgrid(points[:, 0], points[:, 0], indexing="ij")
+    grid = np.stack([first.ravel(), second.ravel()], axis=1)
+    return grid, np.outer(weights, weights).ravel()
 
 
 #: Smallest eigenvalue of a covariance between outputs, relative to the mean one.

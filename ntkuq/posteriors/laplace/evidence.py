@@ -82,7 +82,7 @@ def log_evidence(
 
 def keep(fit: Fit, curvature: AbstractCurvature) -> Tuned:
     """The evidence at the given precision and noise, nothing fitted."""
-    effective = curvature.slopes(0.0).first
+    effective = curvature.effective(0.0)
     value = log_evidence(fit, curvature, 1.0, 1.0)
     return Tuned(1.0, 1.0, None, None, False, value, effective)
 
@@ -95,6 +95,7 @@ def maximize(fit: Fit, curvature: AbstractCurvature) -> Tuned:
         curvature: G. Where its log-determinant is cheap the whole range of t is
             scanned; else a bracket is grown around t = 1.
     """
+    curvature = curvature.prepared()
 
     def split(log_t: float) -> tuple[float, float]:
         if fit.misfit is None:

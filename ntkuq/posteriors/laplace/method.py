@@ -18,7 +18,12 @@ from ntkuq.posteriors.base import AbstractMethod, Cost
 from ntkuq.posteriors.laplace.evidence import Tuned, keep, maximize
 from ntkuq.posteriors.laplace.layers import maximize_layers
 from ntkuq.posteriors.laplace.posterior import LaplacePosterior, posterior
-from ntkuq.posteriors.laplace.problem import Linearized, fit_of, linearized_problem
+from ntkuq.posteriors.laplace.problem import (
+    Linearized,
+    fit_of,
+    inverse,
+    linearized_problem,
+)
 from ntkuq.posteriors.laplace.search import AbstractSearch, search
 from ntkuq.posteriors.laplace.structures import AbstractStructure, Full, Size
 from ntkuq.posteriors.laplace.subsets import AbstractSubset, All
@@ -153,8 +158,7 @@ def updated(old: LaplacePosterior, data: Dataset | Batches) -> LaplacePosterior:
     with jax.enable_x64(new.double):
         curvature = before.curvature
         if isinstance(method.tune, MarginalLikelihood) and method.tune.per_layer:
-            variances = [1.0 / p for p in new.precisions]
-            curvature = curvature.with_variances(variances)
+            curvature = curvature.with_variances(inverse(new.precisions))
         merged = curvature.merge(new.curvature)
         summary = jax.tree.map(jnp.add, before.summary, new.summary)
     count = before.fit.count + new.fit.count

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,6 +19,7 @@ from ntkuq.linearize import (
     AbstractCovariance,
     FunctionSpace,
     Jacobian,
+    LowRankCurvature,
     WeightSpace,
     rows,
 )
@@ -29,13 +31,25 @@ from ntkuq.posteriors.join import concatenate
 from ntkuq.posteriors.laplace.evidence import Tuned
 from ntkuq.posteriors.laplace.functions import SampledFunctions
 from ntkuq.posteriors.laplace.layers import log_evidence_at
-from ntkuq.posteriors.laplace.problem import Linearized
+from ntkuq.posteriors.laplace.problem import Linearized, inverse
 from ntkuq.posteriors.predictive import Predictive
 from ntkuq.posteriors.push import from_latent, joint_units, output_dtype
 
 
 class NotAtMAP(UserWarning):
     """The network is not where the log joint is largest, which Laplace assumes."""
+
+
+class Latent(NamedTuple):
+    """Moments of the network's outputs, in its own units.
+
+    Args:
+        mean: (N, C).
+        covariance: of the outputs of each example, (N, C, C).
+    """
+
+    mean: Float[Array, "N C"]
+    covariance: Float[Array, "N C C"]
 
 
 class LaplacePosterior(AbstractPosterior):
@@ -65,26 +79,39 @@ class LaplacePosterior(AbstractPosterior):
     def _dtype(self) -> np.dtype:
         return jax.tree.leaves(parameters(self.jacobian.model))[0].dtype
 
+    def latent(self, x: PyTree) -> Latent:
+        """Mean and covariance of the network's outputs at x (N, …), in its own units.
+
+        What `predict` integrates the likelihood over; in the precision of the
+        posterior, float64 for `Full`.
+        """
+        with jax.enable_x64(self.problem.double):
+            parts = [Latent(*part) for part in self._moments(x, _marginal)]
+            if len(parts) == 1:
+                return parts[0]
+            return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
+
+    def _moments(self, x: PyTree, function: Callable) -> Iterator[tuple]:
+        """`function` of the posterior at x, in chunks that fit into memory."""
+        inputs = self.bnn.inputs(x, self._dtype)
+        outputs = _outputs(self.jacobian, inputs)
+        numbers = self.covariance.numbers(self.jacobian, outputs) + 2 * outputs**2
+        for part in split_rows(inputs, even(rows(inputs), fitting(numbers, 8))):
+            yield function(self.jacobian, self.covariance, part)
+
     def predict(self, x: PyTree) -> Predictive:
         """Predictions of the linearized network at x (N, …), in units of the data."""
         dtype = output_dtype(self.bnn)
+        total = rows(x)
+        variances = self.link is not None and self.link.diagonal
         with jax.enable_x64(self.problem.double):
-            inputs = self.bnn.inputs(x, self._dtype)
-            total, outputs = rows(inputs), _outputs(self.jacobian, inputs)
-            numbers = self.covariance.numbers(self.jacobian, outputs)
-            numbers += 2 * outputs**2
-            size = even(total, fitting(numbers, 8))
-            variances = self.link is not None and self.link.diagonal
-            apply = _variance if variances else _marginal
-            parts = []
-            for part in split_rows(inputs, size):
-                mean, spread = apply(self.jacobian, self.covariance, part)
-                parts.append(
-                    from_latent(
-                        *(self.bnn, mean, spread, dtype), link=self.link, total=total
-                    )
-                )
-            return concatenate(parts)
+            moments = self._moments(x, _variance if variances else _marginal)
+            return concatenate(
+                [
+                    from_latent(self.bnn, *part, dtype, link=self.link, total=total)
+                    for part in moments
+                ]
+            )
 
     def joint(self, x: PyTree) -> Joint:
         """Mean (N, C) and covariance (N C, N C) of the function across inputs x."""
@@ -221,7 +248,7 @@ def _sample(covariance: AbstractCovariance, n: int, key: Array):
 def _decrement(covariance: AbstractCovariance, gradient: list[Array]):
     moved = covariance.apply(gradient)
     pairs = zip(gradient, moved, strict=True)
-    return sum(jnp.sum(g * m) for g, m in pairs), sum(jnp.sum(g**2) for g in gradient)
+    return sum(jnp.sum(g * m) for g, m in pairs)
 
 
 def posterior(
@@ -242,8 +269,7 @@ def posterior(
         with jax.enable_x64(problem.double):
             dtype = problem.precisions[0].dtype
             precisions = [jnp.asarray(p.value, dtype) for p in tuned.layers]
-            variances = [1.0 / p for p in precisions]
-            curvature = problem.curvature.with_variances(variances)
+            curvature = problem.curvature.with_variances(inverse(precisions))
         squares = np.asarray(problem.fit.squares)
         quadratic = float(squares @ np.asarray([p.value for p in tuned.layers]))
         problem = problem._replace(
@@ -255,12 +281,13 @@ def posterior(
         t = math.exp(-math.log(tuned.tau) - 2 * math.log(tuned.noise))
         covariance = problem.curvature.covariance(tuned.tau, t)
         gradient = problem.gradient(tuned.tau, tuned.noise)
-        decrement, square = (float(a) for a in _decrement(covariance, gradient))
+        decrement = float(_decrement(covariance, gradient.leaves))
+        norm = float(gradient.norm)
     curvature = problem.curvature
     diagnostics = {
         "parameters": problem.jacobian.size,
         "effective parameters": tuned.effective,
-        "gradient norm": math.sqrt(square),
+        "gradient norm": norm,
         "newton decrement": decrement,
         "precision": "float64" if problem.double else str(bnn.dtype),
         "jitter": float(getattr(covariance, "jitter", 0.0)),
@@ -269,10 +296,12 @@ def posterior(
     if isinstance(curvature, WeightSpace | FunctionSpace):
         weight = isinstance(curvature, WeightSpace)
         diagnostics["view"] = "weight space" if weight else "function space"
-    if decrement > max(tuned.effective, 1.0):
+    # directions that a low rank leaves out would count with their prior variance
+    whole = not isinstance(curvature, LowRankCurvature)
+    if whole and decrement > max(tuned.effective, 1.0):
         warnings.warn(
             f"Laplace: the network is not at its maximum a posteriori: the gradient of "
-            f"the log joint has norm {math.sqrt(square):.3g}, and a Newton step would "
+            f"the log joint has norm {norm:.3g}, and a Newton step would "
             f"gain {decrement / 2:.3g} nats and move the parameters by more than they "
             f"are uncertain ({tuned.effective:.3g} effective parameters). Train longer "
             "(MAP), or with the same prior and noise",

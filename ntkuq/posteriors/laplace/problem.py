@@ -33,6 +33,13 @@ from ntkuq.posteriors.laplace.structures import AbstractStructure, Problem
 from ntkuq.posteriors.laplace.subsets import AbstractSubset
 
 
+class Gradient(NamedTuple):
+    """Of the log joint: raveled leaves, and the Euclidean norm of all."""
+
+    leaves: list[Array]
+    norm: Array
+
+
 class Linearized(NamedTuple):
     """A network linearized on training data: curvature, and how well it fits.
 
@@ -56,17 +63,16 @@ class Linearized(NamedTuple):
         leaf = jax.tree.leaves(parameters(self.jacobian.model))[0]
         return leaf.dtype == np.float64
 
-    def gradient(self, tau: float, noise: float) -> list[Array]:
-        """Of the log joint at the trained parameters, raveled leaves."""
-        return [
-            g / noise**2 - tau * p * leaf.reshape(-1)
-            for g, p, leaf in zip(
+    def gradient(self, tau: float, noise: float) -> Gradient:
+        """Of the log joint at the trained parameters."""
+        with jax.enable_x64(self.double):
+            return _gradient(
                 self.summary.gradient,
                 self.precisions,
                 self.jacobian.leaves,
-                strict=True,
+                float(tau),
+                float(noise) ** -2,
             )
-        ]
 
 
 class Streamed(AbstractExamples):
@@ -111,7 +117,7 @@ def linearized_problem(
         seen = examples(bnn, data, dtype)
         jacobian = Jacobian.at(cast(bnn.model, dtype), seen.example(), subset)
         precisions = subset_precisions(bnn.prior, jacobian)
-        variances = [1.0 / p for p in precisions]
+        variances = inverse(precisions)
         problem = Problem(jacobian, likelihood, seen, variances, outputs)
         curvature, summary = structure.curvature(problem)
         fit = fit_of(bnn, jacobian, precisions, summary, len(seen) * outputs)
@@ -143,9 +149,24 @@ def fit_of(
         value,
         float(summary.misfit) if tunable else None,
         count,
-        float(squares @ np.asarray([float(p) for p in precisions])),
+        float(squares @ np.asarray(jax.device_get(precisions), np.float64)),
         tuple(squares),
     )
+
+
+@jax.jit
+def inverse(values: list[Array]) -> list[Array]:
+    """1 / value of each."""
+    return [1.0 / value for value in values]
+
+
+@jax.jit
+def _gradient(gradient, precisions, leaves, tau, factor) -> Gradient:
+    found = [
+        g * factor - tau * p * leaf.reshape(-1)
+        for g, p, leaf in zip(gradient, precisions, leaves, strict=True)
+    ]
+    return Gradient(found, jnp.sqrt(jnp.sum(_squares(found))))
 
 
 @jax.jit

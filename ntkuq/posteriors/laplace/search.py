@@ -171,7 +171,7 @@ def search(
     tau = math.exp(log_tau)
     with jax.enable_x64(problem.double):
         evidence = log_evidence(problem.fit, problem.curvature, tau, 1.0)
-        effective = problem.curvature.slopes(-log_tau).first
+        effective = problem.curvature.effective(-log_tau)
     return Tuned(tau, 1.0, log_se, None, at_bound, evidence, effective)
 
 
