@@ -82,6 +82,39 @@ def build(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHON)
+def race(session: nox.Session) -> None:
+    """Race ntkuq against its peers: `nox -s race -- --tasks T1_f64`, `-- --quick`."""
+    session.install("-e", ".")
+    # The newest JAX on which all implementations of neural-tangents run is 0.4.25.
+    peers = {
+        "torch": (
+            "laplace-torch==0.3",
+            "curvlinops-for-pytorch==3.0.1",
+            "backpack-for-pytorch==1.7.1",
+        ),
+        "nt": (
+            *("neural-tangents==0.6.5", "frozendict", "jax==0.4.25"),
+            *("jaxlib==0.4.25", "numpy<2", "scipy<1.13"),
+        ),
+    }
+    folder = Path(session.create_tmp()).resolve()
+    flags = []
+    for name, packages in peers.items():
+        python = folder / name / "bin" / "python"
+        session.run_install(
+            *("uv", "venv", "-q", "--clear", "--python", f"{session.bin}/python"),
+            str(folder / name),
+            external=True,
+        )
+        session.run_install(
+            *("uv", "pip", "install", "-q", "--python", str(python), *packages),
+            external=True,
+        )
+        flags += [f"--{name}-python", str(python)]
+    session.run("python", "-m", "experiments", "race", *flags, *session.posargs)
+
+
+@nox.session(python=PYTHON)
 def pins(session: nox.Session) -> None:
     """Write requirements.txt: the versions and hashes of everything but CUDA."""
     session.run_install(

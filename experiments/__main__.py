@@ -4,10 +4,16 @@ import tyro
 
 from experiments.agreement import Agreement
 from experiments.race.run import Race
+from experiments.scaling import Scaling
 from experiments.uci import UCI
 
 
-EXPERIMENTS = {"uci": UCI, "agreement": Agreement, "race": Race}
+EXPERIMENTS = {
+    "uci": UCI,
+    "agreement": Agreement,
+    "race": Race,
+    "scaling": Scaling,
+}
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 import ntkuq as nq
 from experiments.race.networks import builder, to_arrays
+from experiments.race.peers import clock
 
 
 #: Files of Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747), with SHA-256.
@@ -67,9 +68,7 @@ def write(folder: Path, problems: Iterable[str], *, quick: bool) -> None:
         path = folder / f"{name}.npz"
         if not path.exists():
             arrays = _concrete(sizes) if name == "concrete" else _images(name, sizes)
-            part = path.with_suffix(".part.npz")
-            np.savez(part, **arrays)
-            part.replace(path)
+            clock.store(path, arrays)
 
 
 def _concrete(sizes: Sizes) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -43,7 +44,7 @@ class LeNet(eqx.Module):
         return self.layers[-1](x)
 
 
-def builder(problem: str, sizes: list[int]) -> Callable[[Array], eqx.Module]:
+def builder(problem: str, sizes: list[int]) -> Callable[[Array], eqx.nn.MLP | LeNet]:
     """key -> network. `sizes` are the layer sizes of the fully connected ones."""
     if problem == "cnn":
         return LeNet
@@ -57,13 +58,13 @@ def builder(problem: str, sizes: list[int]) -> Callable[[Array], eqx.Module]:
     )
 
 
-def _layers(model: eqx.Module) -> list[eqx.Module]:
+def _layers(model: eqx.nn.MLP | LeNet) -> list[Any]:
     if isinstance(model, LeNet):
         return [*model.convolutions, *model.layers]
     return list(model.layers)
 
 
-def to_arrays(model: eqx.Module) -> dict[str, np.ndarray]:
+def to_arrays(model: eqx.nn.MLP | LeNet) -> dict[str, np.ndarray]:
     """w0, b0, w1, … in the layout that Equinox and PyTorch share."""
     arrays = {}
     for number, layer in enumerate(_layers(model)):
@@ -74,16 +75,14 @@ def to_arrays(model: eqx.Module) -> dict[str, np.ndarray]:
 
 def from_arrays(
     problem: str, arrays: Mapping[str, np.ndarray], dtype: DTypeLike
-) -> eqx.Module:
+) -> eqx.nn.MLP | LeNet:
     """The network with these weights."""
     count = sum(name.startswith("w") for name in arrays)
     sizes = [arrays["w0"].shape[1], *(arrays[f"b{n}"].shape[0] for n in range(count))]
     model = builder(problem, sizes)(jax.random.key(0))
 
-    def leaves(model: eqx.Module) -> list[Array]:
-        return [
-            leaf for layer in _layers(model) for leaf in (layer.weight, layer.bias)
-        ]
+    def leaves(model: eqx.nn.MLP | LeNet) -> list[Array]:
+        return [leaf for layer in _layers(model) for leaf in (layer.weight, layer.bias)]
 
     found = []
     for number, layer in enumerate(_layers(model)):

@@ -59,7 +59,7 @@ def build(given: argparse.Namespace) -> Work:
     if head == "T5":
         return kernel(model, arrays, trace=tail == "trace")
     if head == "T9":
-        return PRODUCTS[tail](model, arrays)
+        return products(model, arrays, PRODUCTS[tail])
     return classification(model, arrays, tail, 50 if double else None)
 
 
@@ -69,7 +69,7 @@ def regression(model: eqx.Module, arrays: dict[str, np.ndarray]) -> Work:
     data = nq.Dataset(arrays["x"], arrays["y"])
     method = nq.Laplace(structure=nq.Full(), tune=nq.Fixed())
 
-    def work(laps):
+    def work(laps: clock.Laps):
         with laps("fit"):
             posterior = method.fit(bnn, data, key=jax.random.key(0))
         with laps("predict"):
@@ -93,12 +93,11 @@ def classification(
     method = nq.Laplace(structure=structure, subset=subset, tune=nq.Fixed())
     x_test = arrays["x_test"][:points]
 
-    def work(laps):
+    def work(laps: clock.Laps):
         with laps("fit"):
             posterior = method.fit(bnn, data, key=jax.random.key(0))
         with laps("predict"):
-            latent = posterior.predict(x_test).latent
-            mean, cov = jax.block_until_ready((latent.loc, latent.covariance_matrix))
+            mean, cov = jax.block_until_ready(posterior.latent(x_test))
         return {
             "mean": np.asarray(mean),
             "cov": np.asarray(cov),
@@ -114,46 +113,34 @@ def evidence(model, arrays, likelihood, structure) -> Work:
     data = nq.Dataset(arrays["x"], arrays["y"])
     method = nq.Laplace(structure=structure, tune=nq.MarginalLikelihood())
 
-    def work(laps):
+    def work(_laps: clock.Laps):
         posterior = method.fit(bnn, data, key=jax.random.key(0))
+        precision, *noise = posterior.hyperparameters
         found = {
-            "log_delta": np.log(posterior.bnn.prior.precision),
-            "logev": posterior.log_marginal_likelihood,
+            "log_delta": np.log(precision.value),
+            "logev": np.asarray(posterior.log_marginal_likelihood),
         }
-        if isinstance(likelihood, nq.Gaussian):
-            found["log_sigma"] = np.log(posterior.bnn.likelihood.scale)
-        return {name: np.asarray(value) for name, value in found.items()}
+        if noise:
+            found["log_sigma"] = np.log(noise[0].value)
+        return found
 
     return work
-
-
-# What follows uses the names of `ntkuq.linearize`.
 
 
 def kernel(model: eqx.Module, arrays: dict[str, np.ndarray], *, trace: bool) -> Work:
     """T5: the empirical NTK, whole or the mean over outputs."""
     x = jnp.asarray(arrays["x_ntk"], jax.tree.leaves(model)[0].dtype)
     jacobian = linearize.Jacobian.at(model, x[0])
-    ones = [jnp.ones((), x.dtype) for _ in jacobian.leaves]
 
-    @eqx.filter_jit
-    def compute(jacobian, x):
-        factors = jacobian.factors(x)
-        whole = linearize.gram(factors, factors, ones)
+    def work(_laps: clock.Laps):
         if trace:
-            return jnp.einsum("ncmc->nm", whole) / whole.shape[1]
-        return whole.reshape(whole.shape[0] * whole.shape[1], -1)
-
-    def work(laps):
-        return {"ntk": corner(jax.block_until_ready(compute(jacobian, x)), len(x))}
+            kernel = linearize.ntk_trace(jacobian, x) / arrays["b2"].size
+            return {"ntk": np.asarray(kernel)[:BLOCK, :BLOCK]}
+        kernel = np.asarray(linearize.ntk(jacobian, x))[:BLOCK, :, :BLOCK]
+        side = kernel.shape[0] * kernel.shape[1]
+        return {"ntk": kernel.reshape(side, side)}
 
     return work
-
-
-def corner(matrix: jax.Array, data: int) -> np.ndarray:
-    """The block of the first `BLOCK` examples; the whole would be 100 MB a run."""
-    side = min(BLOCK, data) * (matrix.shape[0] // data)
-    return np.asarray(matrix)[:side, :side]
 
 
 def mean_loss(model, x, y):
@@ -162,79 +149,69 @@ def mean_loss(model, x, y):
     return jnp.mean(jax.nn.logsumexp(outputs, -1) - outputs[jnp.arange(len(y)), y])
 
 
-def products(model, arrays, name: str, compute: Callable) -> Work:
-    """T9: a product beside the gradient; `compute(model, x, y)` is the product."""
+def products(model, arrays, prepare: Callable) -> Work:
+    """T9: a product beside the gradient.
+
+    `prepare(jacobian, x, y)` gives the name of what is found and the function of no
+    arguments that finds it, a list of arrays.
+    """
     rows = slice(0, 1_000)
     x = jnp.asarray(arrays["x"][rows], jnp.float32)
     y = jnp.asarray(arrays["y"][rows])
     gradient = eqx.filter_jit(eqx.filter_grad(mean_loss))
+    name, product = prepare(linearize.Jacobian.at(model, x[0]), x, y)
 
-    def work(laps):
+    def work(laps: clock.Laps):
         with laps("gradient"):
             found = clock.repeated(
                 TIMES, lambda: jax.block_until_ready(gradient(model, x, y))
             )
         with laps("product"):
-            result = clock.repeated(
-                TIMES, lambda: jax.block_until_ready(compute(model, x, y))
-            )
-        grad = [np.ravel(leaf) for leaf in jax.tree.leaves(found)]
-        leaves = jax.tree.leaves(result)
+            result = clock.repeated(TIMES, lambda: jax.block_until_ready(product()))
         return {
-            "grad": np.concatenate(grad),
-            name: np.concatenate([np.ravel(leaf) for leaf in leaves]),
+            "grad": np.concatenate([np.ravel(a) for a in jax.tree.leaves(found)]),
+            name: np.concatenate([np.ravel(a) for a in result]) / len(x),
         }
 
     return work
 
 
-def ggn_product(model, arrays) -> Work:
-    """T9_ggnvp: J^T H J v of the mean loss for a fixed v."""
-    vector = probe(model)
+def ggn_product(jacobian: linearize.Jacobian, x, y):
+    """T9_ggnvp: J^T H J v for the vector that all contestants multiply."""
+    waves = [jnp.sin(jnp.arange(a.size, dtype=a.dtype)) for a in jacobian.leaves]
+    vector = jnp.concatenate(waves)
+    operator = linearize.ggn_operator(jacobian, nq.Categorical(), x, y)
+    multiply = eqx.filter_jit(lambda operator, vector: operator.mv(vector))
+    return "ggnv", lambda: [multiply(operator, vector)]
+
+
+def factors(fisher: linearize.AbstractFisher, name: str) -> Callable:
+    """T9_kfac, T9_fisher: all Kronecker factors of the weights."""
+    likelihood = nq.Categorical()
 
     @eqx.filter_jit
-    def compute(model, x, y):
-        del y
-        jacobian = linearize.Jacobian.at(model, x[0])
-        factors = linearize.whiten(jacobian.factors(x), nq.Categorical())
-        pulled = linearize.pull(factors, linearize.push(factors, vector))
-        return [leaf / len(x) for leaf in pulled]
+    def compute(jacobian, x, extra):
+        def seed(latent, *more):
+            return fisher.weights(likelihood, latent, *more)
 
-    return products(model, arrays, "ggnv", compute)
-
-
-def kfac_factors(model, arrays) -> Work:
-    """T9_kfac: all Kronecker factors, ten backward passes."""
-
-    @eqx.filter_jit
-    def compute(model, x, y):
-        del y
-        jacobian = linearize.Jacobian.at(model, x[0])
-        factors = linearize.whiten(jacobian.factors(x), nq.Categorical())
+        found = jacobian.factors(x, seed, *extra)
         pairs = [
-            (_square(leaf.g), _square(leaf.a))
-            for leaf in factors.leaves
+            linearize.Expand().pair(leaf)
+            for leaf in found.leaves
             if isinstance(leaf, linearize.Outer)
         ]
-        return [(g / len(x), a / len(x)) for g, a in pairs]
+        return [factor for pair in pairs for factor in pair]
 
-    return products(model, arrays, "factors", compute)
+    def prepare(jacobian, x, y):
+        return name, lambda: compute(jacobian, x, fisher.extras(y, 0))
 
-
-def _square(rows: jax.Array) -> jax.Array:
-    flat = rows.reshape(-1, rows.shape[-1])
-    return flat.T @ flat
-
-
-def probe(model: eqx.Module) -> list[jax.Array]:
-    """The vector that all contestants multiply: a fixed wave over each leaf."""
-    leaves = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
-    return [jnp.sin(jnp.arange(leaf.size, dtype=leaf.dtype)) for leaf in leaves]
+    return prepare
 
 
 PRODUCTS = {
     "ggnvp": ggn_product,
-    "kfac": kfac_factors,
+    "kfac": factors(linearize.ExactFisher(), "factors"),
+    "fisher": factors(linearize.SampledFisher(jax.random.key(0)), "sampled"),
 }
 
 

@@ -43,14 +43,15 @@ def main() -> None:
     with jax.enable_x64(True):
         found = MAKERS[given.problem](arrays)
         plain = {name: np.asarray(value) for name, value in found.items()}
-    part = given.out.with_suffix(".part.npz")
-    np.savez(part, **plain)
-    part.replace(given.out)
+    clock.store(given.out, plain)
 
 
 def parameters(arrays: dict[str, np.ndarray]) -> Params:
     count = sum(name.startswith("w") for name in arrays)
-    return [(jnp.asarray(arrays[f"w{n}"]), arrays[f"b{n}"]) for n in range(count)]
+    return [
+        (jnp.asarray(arrays[f"w{n}"]), jnp.asarray(arrays[f"b{n}"]))
+        for n in range(count)
+    ]
 
 
 def network(params: Params, x: Array, activation: Callable, deltas=None):
@@ -170,9 +171,12 @@ def classes(arrays: dict[str, np.ndarray], tasks: tuple[str, str]) -> dict[str, 
             weight = weight + squares(a, r)
             diagonal[number] = weight, bias + jnp.sum(jnp.sum(r, 2) ** 2, (0, 1))
         a, r = layers[-1][0][:, 0], root  # f is the last layer's output
+        weights = jnp.einsum("ni,ncd->ndci", a, r)
         rows_last = jnp.concatenate(
-            [jnp.einsum("ni,ncd->ndci", a, r).reshape(-1, r.shape[1] * a.shape[1])]
-            + [jnp.swapaxes(r, 1, 2).reshape(-1, r.shape[1])],
+            [
+                weights.reshape(-1, r.shape[1] * a.shape[1]),
+                jnp.swapaxes(r, 1, 2).reshape(-1, r.shape[1]),
+            ],
             axis=1,
         )
         last = last + rows_last.T @ rows_last
@@ -224,7 +228,8 @@ def classes(arrays: dict[str, np.ndarray], tasks: tuple[str, str]) -> dict[str, 
             found[f"{stem}logev"] = fit - 0.5 * quadratic - 0.5 * log_det
     best = minimize(
         lambda z: (
-            0.5 * np.exp(z[0]) * norm + 0.5 * np.log1p(spectra["kron"] / np.exp(z[0])).sum()
+            0.5 * np.exp(z[0]) * norm
+            + 0.5 * np.log1p(spectra["kron"] / np.exp(z[0])).sum()
         ),
         np.zeros(1),
         options={"gtol": 1e-9},
@@ -251,9 +256,7 @@ def taps(params: Params, x: Array):
         return network(params, x, jax.nn.relu, deltas)
 
     f, pull, inputs = jax.vjp(run, zeros, has_aux=True)
-    seeds = jnp.broadcast_to(
-        jnp.eye(f.shape[1])[:, None], (f.shape[1], *f.shape)
-    )
+    seeds = jnp.broadcast_to(jnp.eye(f.shape[1])[:, None], (f.shape[1], *f.shape))
     (gradients,) = jax.vmap(pull)(seeds)
     layers = []
     for a, g in zip(inputs, gradients, strict=True):
@@ -289,7 +292,7 @@ def squares(a: Array, r: Array) -> Array:
 
 def weight_covariance(layer: tuple, eigen: tuple) -> Array:
     (a, g), ((left, u), (right, v)) = layer, eigen
-    scale = 1.0 / (1.0 + np.outer(left.clip(0), right.clip(0)))
+    scale = 1.0 / (1.0 + jnp.outer(left.clip(0), right.clip(0)))
     return weighed(a @ v, g @ u, scale)
 
 

@@ -1,4 +1,4 @@
-"""`python -m experiments race`: every task, every contestant, each in its own process."""
+"""`python -m experiments race`: all tasks, each contestant in its own process."""
 
 from __future__ import annotations
 

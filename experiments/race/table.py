@@ -19,7 +19,9 @@ HEADER = (
 )
 
 
-def errors(arrays: Mapping[str, np.ndarray], task: str, truth: Path) -> dict[str, float]:
+def errors(
+    arrays: Mapping[str, np.ndarray], task: str, truth: Path
+) -> dict[str, float]:
     """Relative errors of what a contestant found.
 
     Variances: the largest over all test points and outputs. Everything else: the
@@ -109,10 +111,14 @@ def reached(task: Task, found: Mapping[str, Any]) -> bool | None:
         (task.gigabytes, found.get("gigabytes"), -1),
         (task.error, found.get("error"), -1),
     ]
-    asked = [mark for mark in marks if mark[0] is not None]
-    if any(value is None for _, value, _ in asked):
-        return None
-    return all(sign * value >= sign * bound for bound, value, sign in asked)
+    met = []
+    for bound, value, sign in marks:
+        if bound is None:
+            continue
+        if value is None:
+            return None
+        met.append(sign * value >= sign * bound)
+    return all(met)
 
 
 def markdown(results: Results) -> str:

@@ -66,9 +66,7 @@ TASKS = {
         ratio=80,
         error=1e-10,
     ),
-    "T1_f32": Task(
-        "concrete", "the same, float32", LAPLACE, ratio=35, error=2e-4
-    ),
+    "T1_f32": Task("concrete", "the same, float32", LAPLACE, ratio=35, error=2e-4),
     "T2_kron": Task(
         "mlp",
         "KFAC, MLP 784-256-256-10, 10 000 train, 500 test",
@@ -106,9 +104,7 @@ TASKS = {
     ),
     "T5_full": Task("ntk", "NTK, all 5 000 x 5 000", TANGENT, ratio=400),
     "T5_cnn": Task("cnn", "NTK, LeNet-like CNN, N = 100", TANGENT, ratio=5),
-    "T9_ggnvp": Task(
-        "mlp", "GGN-vector product, in gradients", PRODUCTS, gradients=1
-    ),
+    "T9_ggnvp": Task("mlp", "GGN-vector product, in gradients", PRODUCTS, gradients=1),
     "T9_kfac": Task("mlp", "KFAC factors, exact, in gradients", PRODUCTS, gradients=7),
     "T9_fisher": Task(
         "mlp", "KFAC factors, sampled Fisher, in gradients", PRODUCTS, gradients=3

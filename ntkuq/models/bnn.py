@@ -187,7 +187,7 @@ class BNN(eqx.Module):
         return math.prod(self._output_shape(x))
 
     def _output_shape(self, x: PyTree) -> tuple[int, ...]:
-        """The shape of the outputs for one of inputs like x, before or after scaling."""
+        """The shape of one example's outputs, for x before or after scaling."""
         shapes = [np.shape(leaf) for leaf in jax.tree.leaves(x)]
         if not shapes or any(len(s) == 0 or s[0] != shapes[0][0] for s in shapes):
             raise ValueError(

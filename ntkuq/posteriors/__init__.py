@@ -41,3 +41,5 @@ from ntkuq.posteriors.laplace import (
 )
 from ntkuq.posteriors.map import MAP as MAP, MAPPosterior as MAPPosterior
 from ntkuq.posteriors.predictive import Predictive as Predictive
+from ntkuq.posteriors.record import LoadError as LoadError
+from ntkuq.posteriors.saving import load as load, save as save

@@ -62,7 +62,8 @@ class Predictive(eqx.Module):
         r"""The log density, or log probability, of each observation.
 
         $\log p(y_i \mid x_i)$, in nats; the outputs or positions of one example are
-        added up: $\sum_c \log p(y_{ic} \mid x_i)$. A class of probability 0 gives $-\infty$.
+        added up: $\sum_c \log p(y_{ic} \mid x_i)$. A class of probability 0 gives
+        $-\infty$.
 
         Args:
             y: shape of the batch, in the units of the data, or class codes.

@@ -9,6 +9,7 @@ problem and method that are given, whose outline must be the same.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import importlib
 import math
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ntkuq.models import BNN, Network, parameters
+from ntkuq.models import BNN, Network
 from ntkuq.models.network import as_network
 
 
@@ -68,8 +69,7 @@ def given(like: Any, method: Any) -> Given:
 def _forms(model: PyTree) -> list[PyTree]:
     """A network, as it is used, and its parameters alone."""
     used = eqx.nn.inference_mode(model)
-    arrays = [eqx.filter(tree, _is_number) for tree in (model, used)]
-    return [model, used, *arrays]
+    return [model, used, *(eqx.filter(tree, _is_parameter) for tree in (model, used))]
 
 
 def _functions(thing: Any) -> list[Any]:
@@ -100,8 +100,8 @@ def _foreign(thing: Any, path: str) -> list[tuple[str, Any]]:
 
 
 def _plain(thing: Any) -> bool:
-    kinds = bool | int | float | str | np.dtype | np.ndarray | np.generic | jax.Array
-    return thing is None or isinstance(thing, kinds)
+    kinds = np.dtype | np.ndarray | np.generic | jax.Array | enum.Enum
+    return thing is None or isinstance(thing, bool | int | float | str | kinds)
 
 
 def _children(thing: Any) -> dict[Any, Any] | None:
@@ -110,7 +110,7 @@ def _children(thing: Any) -> dict[Any, Any] | None:
         return dict(enumerate(thing))
     if type(thing) is dict:
         return thing
-    if _ours(type(thing)):
+    if _ours(type(thing)) and not isinstance(thing, enum.Enum):
         return _fields(thing)
     return None
 
@@ -119,7 +119,12 @@ def _ours(kind: type) -> bool:
     package, _, rest = kind.__module__.partition(".")
     ours = package == "ntkuq" and rest.partition(".")[0] in _ROOMS
     record = dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")
+    record = record or issubclass(kind, enum.Enum)
     return ours and record and kind.__qualname__ == kind.__name__
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__name__}"
 
 
 def _names(kind: Any) -> list[str]:
@@ -135,6 +140,11 @@ def _fields(thing: Any) -> dict[str, Any]:
 def _is_number(leaf: Any) -> bool:
     kinds = bool | int | float | np.ndarray | np.generic | jax.ShapeDtypeStruct
     return isinstance(leaf, kinds) or eqx.is_array(leaf)
+
+
+def _is_parameter(leaf: Any) -> bool:
+    shaped = eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+    return shaped and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def _outline(thing: Any) -> str:
@@ -197,7 +207,7 @@ class Writer:
 
     def encode(self, thing: Any, path: str) -> Any:
         """JSON of the thing at this place of the posterior."""
-        if thing is None or isinstance(thing, bool | int | str):
+        if thing is None or type(thing) in (bool, int, str):
             return thing
         if isinstance(thing, float) and not isinstance(thing, np.generic):
             return thing if math.isfinite(thing) else {"$float": str(thing)}
@@ -205,6 +215,8 @@ class Writer:
             return {"$dtype": thing.name}
         if isinstance(thing, np.ndarray | np.generic | jax.Array):
             return self._array(thing, path)
+        if isinstance(thing, enum.Enum) and _ours(type(thing)):
+            return {"$enum": _name(type(thing)), "member": thing.name}
         if isinstance(thing, Network):
             return {"$network": self.encode(thing.trained, f"{path}.trained")}
         children = _children(thing)
@@ -217,8 +229,7 @@ class Writer:
             return {"$dict": items}
         if type(thing) in (list, tuple):
             return {f"${type(thing).__name__}": list(items.values())}
-        kind = type(thing)
-        return {"$class": f"{kind.__module__}:{kind.__name__}", "fields": items}
+        return {"$class": _name(type(thing)), "fields": items}
 
     def _array(self, thing: Any, path: str) -> dict[str, Any]:
         form = "jax" if isinstance(thing, jax.Array) else "numpy"
@@ -236,9 +247,9 @@ class Writer:
         outline = _outline(thing)
         if not self.given.like(outline):
             raise TypeError(
-                f"save: expected at {path or 'the top'} numbers, classes of ntkuq, or a "
-                f"part of posterior.bnn or posterior.method, got {_short(outline)}, "
-                "which could not be found again when the file is read"
+                f"save: expected at {path} numbers, classes of ntkuq, or a part of "
+                f"posterior.bnn or posterior.method, got {_short(outline)}, which "
+                "could not be found again when the file is read"
             )
         numbers = [leaf for leaf in jax.tree.leaves(thing) if _is_number(leaf)]
         return {
@@ -279,6 +290,8 @@ class Reader:
             return tuple(parts) if kind == "$tuple" else parts
         if kind == "$dict":
             return {k: self.decode(v, f"{path}.{k}") for k, v in item[kind].items()}
+        if kind == "$enum":
+            return _class(item[kind])[item["member"]]
         if kind == "$network":
             trained = self.decode(item[kind], f"{path}.trained")
             return Network(self.given.network.build, trained)
@@ -311,7 +324,7 @@ class Reader:
         if not dataclasses.is_dataclass(kind):
             return kind(**values)
         # as Equinox unflattens: the values were checked when they were made
-        made = object.__new__(kind)
+        made: Any = object.__new__(kind)  # pyright: ignore[reportArgumentType]
         for name, value in values.items():
             object.__setattr__(made, name, value)
         return made

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import secrets
+import tokenize
 import zlib
 from collections.abc import Iterator
 from importlib import metadata
@@ -128,7 +129,7 @@ def load(
     path = Path(path)
     try:
         with path.open("rb") as file:
-            header = _header(file, path)
+            header = _header(file)
             arrays = _arrays(file, header, path)
         _check_data(header, data)
         posterior = Reader(arrays, given(like, method)).decode(header["tree"], "")
@@ -139,7 +140,7 @@ def load(
     return posterior
 
 
-def _header(file: IO[bytes], path: Path) -> dict[str, Any]:
+def _header(file: IO[bytes]) -> dict[str, Any]:
     line = file.readline(_LONGEST)
     try:
         header = json.loads(line.decode())
@@ -162,7 +163,8 @@ def _header(file: IO[bytes], path: Path) -> dict[str, Any]:
 def _arrays(file: IO[bytes], header: dict[str, Any], path: Path) -> list[np.ndarray]:
     """The arrays, whose sizes are compared with the file's before any is made."""
     kinds = [
-        (tuple(entry["shape"]), array_type(entry["dtype"])) for entry in header["arrays"]
+        (tuple(entry["shape"]), array_type(entry["dtype"]))
+        for entry in header["arrays"]
     ]
     if any(size < 0 for shape, _ in kinds for size in shape):
         raise LoadError("expected shapes of 0 or more, came a negative one")
@@ -176,7 +178,10 @@ def _arrays(file: IO[bytes], header: dict[str, Any], path: Path) -> list[np.ndar
     found = []
     for number, (shape, dtype) in enumerate(kinds):
         array = _array(file, shape, dtype)
-        if array is None or zlib.crc32(_bytes(array)) != header["arrays"][number]["crc32"]:
+        if (
+            array is None
+            or zlib.crc32(_bytes(array)) != header["arrays"][number]["crc32"]
+        ):
             raise LoadError(
                 f"expected array {number} of {len(kinds)} ({dtype} {shape}) as it was "
                 "written, came damaged bytes; copy or save the file again"
@@ -195,7 +200,8 @@ def _array(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype):
         read = form.read_array_header_1_0 if version == (1, 0) else None
         if read is None or read(file) != (shape, False, stored_type(dtype)):
             return None
-    except (ValueError, EOFError):
+    # what NumPy's reader raises on bytes that are not its own
+    except (ValueError, EOFError, SyntaxError, tokenize.TokenError):
         return None
     array = np.empty(shape, dtype)
     size = file.readinto(_bytes(array))  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,5 +1,6 @@
 """Likelihoods from a log density alone: against closed forms and quadrature."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.stats as st
@@ -60,18 +61,37 @@ TWINS = {
 }
 
 
+@eqx.filter_jit
+def derivatives(likelihood, f, y):
+    """log p with its derivatives, and a factor of the Hessian."""
+    return (
+        likelihood.log_prob(f, y),
+        likelihood.residual(f, y),
+        likelihood.hessian(f, y),
+        likelihood.hessian_sqrt(f, y),
+    )
+
+
+@eqx.filter_jit
+def densities(likelihood, mean, cov, members, y):
+    """log p(y) under Gaussian outputs and under a set of outputs."""
+    one = likelihood.marginalize(mean, cov).observed.log_prob(y)
+    return one, likelihood.mixture(members).observed.log_prob(y)
+
+
 @pytest.mark.parametrize("name", TWINS)
 def test_equals_the_closed_form(name):
     ours, exact, size, y = TWINS[name]
     f, y = jnp.asarray(RNG.standard_normal(size)), jnp.asarray(y)
     assert ours.outputs(np.ones((5, np.size(y)))) == size
     close = {"rtol": 1e-10, "atol": 1e-12}
-    np.testing.assert_allclose(ours.log_prob(f, y), exact.log_prob(f, y), **close)
-    np.testing.assert_allclose(ours.residual(f, y), exact.residual(f, y), **close)
-    h, s = ours.hessian(f, y), ours.hessian_sqrt(f, y)
-    np.testing.assert_allclose(s @ s.T, h, **close)
+    value, slope, h, root = derivatives(ours, f, y)
+    known = derivatives(exact, f, y)
+    np.testing.assert_allclose(value, known[0], **close)
+    np.testing.assert_allclose(slope, known[1], **close)
+    np.testing.assert_allclose(root @ root.T, h, **close)
     if isinstance(exact, Gaussian | Poisson):
-        np.testing.assert_allclose(h, exact.hessian(f), **close)
+        np.testing.assert_allclose(h, known[2], **close)
     mean = jnp.asarray(RNG.standard_normal((4, size)))
     if size == 2:
         mean = mean.at[:, 1].set(0.0)  # noise that the grid resolves
@@ -84,39 +104,36 @@ def test_equals_the_closed_form(name):
         cov_exact = cov * factor[:, None] * factor
     else:
         moved, cov_exact = mean, cov
-    one, two = ours.marginalize(mean, cov), exact.marginalize(moved, cov_exact)
     at = jnp.broadcast_to(jnp.arange(1.0, 5.0)[:, None], (4, np.size(y)))
     at = at[:, 0] if np.size(y) == 1 else at
-    # Gauss-Hermite nodes on one side: 32 for counts, 32 x 32 for two outputs
-    rtol = {"counts": 1e-6, "two outputs": 1e-5}.get(name, 1e-9)
-    np.testing.assert_allclose(
-        one.observed.log_prob(at), two.observed.log_prob(at), rtol=rtol
-    )
     members = jnp.asarray(RNG.standard_normal((3, 4, size)))
     shifted = exact.shift(members, loc, scale)[0] if exact.continuous else members
-    np.testing.assert_allclose(
-        ours.mixture(members).observed.log_prob(at),
-        exact.mixture(shifted).observed.log_prob(at),
-        rtol=1e-9,
-    )
+    one = densities(ours, mean, cov, members, at)
+    two = densities(exact, moved, cov_exact, shifted, at)
+    # Gauss-Hermite nodes on one side: 32 for counts, 32 x 32 for two outputs
+    rtol = {"counts": 1e-6, "two outputs": 1e-5}.get(name, 1e-9)
+    np.testing.assert_allclose(one[0], two[0], rtol=rtol)
+    np.testing.assert_allclose(one[1], two[1], rtol=1e-9)
 
 
 def test_student_t_hessian_is_clipped_where_it_bends_up():
     """-d2 log p = (nu + 1) (nu s^2 - r^2) / (nu s^2 + r^2)^2, negative far out."""
     robust = LogDensity(student, sample=draw_student)
     f = jnp.zeros(1)
+    hessian, hessian_sqrt = jax.jit(robust.hessian), jax.jit(robust.hessian_sqrt)
     for r in (0.0, 0.4, 0.9, 1.1, 5.0):
         top = DF * SCALE**2 - r**2
         exact = max((DF + 1) * top / (DF * SCALE**2 + r**2) ** 2, 0.0)
-        h = robust.hessian(f, jnp.asarray([r]))
+        h = hessian(f, jnp.asarray([r]))
         np.testing.assert_allclose(h, [[exact]], rtol=1e-10)
-        s = robust.hessian_sqrt(f, jnp.asarray([r]))
+        s = hessian_sqrt(f, jnp.asarray([r]))
         np.testing.assert_allclose(s * s, h, rtol=1e-12)
     # expected over y: the Fisher information (nu + 1) / ((nu + 3) s^2)
     fisher = (DF + 1) / ((DF + 3) * SCALE**2)
-    bends = [-jax.hessian(student)(f, y)[0, 0] for y in np.linspace(-3, 3, 13)]
+    bend = jax.jit(jax.hessian(student))
+    bends = [-bend(f, y)[0, 0] for y in np.linspace(-3, 3, 13)]
     error = 5 * np.std(bends) / np.sqrt(256)
-    np.testing.assert_allclose(robust.hessian(f), [[fisher]], atol=error)
+    np.testing.assert_allclose(hessian(f), [[fisher]], atol=error)
     with pytest.raises(ValueError, match=r"give LogDensity\(..., sample=\)"):
         LogDensity(student).hessian_sqrt(f)
 
@@ -143,7 +160,8 @@ def test_predictive_density_is_the_integral(noise, rtol):
 def test_moments_come_from_the_sampler():
     robust = LogDensity(student, sample=draw_student)
     mean, variance = jnp.asarray([[0.0], [3.0]]), jnp.asarray([[0.25], [2.0]])
-    found = robust.marginalize(mean, variance)
+    marginal = eqx.filter_jit(lambda one, m, v: one.marginalize(m, v))
+    found = marginal(robust, mean, variance)
     d, noise = found.observed, SCALE**2 * DF / (DF - 2)
     total = np.asarray(variance[:, 0]) + noise
     # 8192 draws; heavy tails make the variance of the variance large
@@ -161,7 +179,7 @@ def test_moments_come_from_the_sampler():
     inside = np.mean(np.asarray(draws) <= quantile, axis=0)
     np.testing.assert_allclose(inside, 0.9, atol=5 * np.sqrt(2 * 0.09 / 8192))
     scaled = robust.rescale(jnp.full(1, 10.0), jnp.full(1, 2.0))
-    wide = scaled.marginalize(mean, variance)
+    wide = marginal(scaled, mean, variance)
     np.testing.assert_allclose(wide.observed.mean, 10 + 2 * d.mean, rtol=1e-12)
     np.testing.assert_allclose(wide.observed.icdf(level), 10 + 2 * quantile, rtol=1e-12)
     np.testing.assert_allclose(wide.epistemic, 4 * found.epistemic, rtol=1e-12)
@@ -198,7 +216,6 @@ def test_bad_densities_are_named():
 
 def test_a_gradient_reaches_the_parameters_of_a_density():
     """A density that is a module keeps its arrays as leaves, in jit too."""
-    import equinox as eqx
 
     class Noise(eqx.Module):
         scale: jax.Array

@@ -51,6 +51,13 @@ def load(path: Path) -> dict[str, np.ndarray]:
         return dict(archive)
 
 
+def store(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write the arrays; a file that is there is whole."""
+    part = path.with_suffix(".part.npz")
+    np.savez(part, **arrays)  # pyright: ignore[reportArgumentType]
+    part.replace(path)
+
+
 def run(
     given: argparse.Namespace,
     work: Callable[[Laps], dict[str, np.ndarray]],
@@ -78,12 +85,14 @@ def run(
         "threads": threads,
         "versions": {"python": platform.python_version(), **versions},
     }
-    np.savez(given.out.with_suffix(".npz"), **arrays)
+    store(given.out.with_suffix(".npz"), arrays)
     given.out.with_suffix(".json").write_text(json.dumps(record))
 
 
-def repeated(times: int, work: Callable[[], object]) -> object:
-    for _ in range(times):
+def repeated[T](times: int, work: Callable[[], T]) -> T:
+    """The last of several results: `times` products are timed together."""
+    found = work()
+    for _ in range(times - 1):
         found = work()
     return found
 

@@ -1,4 +1,4 @@
-"""neural-tangents: the empirical tangent kernel by each of its three implementations."""
+"""neural-tangents: the empirical tangent kernel, by each of its implementations."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def network(params, x):
     for n, (weight, bias) in enumerate(params):
         if weight.ndim == 4:
             padding = [(2, 2)] * 2 if n == 0 else [(0, 0)] * 2
-            x = lax.conv(x, weight, (1, 1), "VALID") if n else (
-                lax.conv_general_dilated(x, weight, (1, 1), padding)
+            x = (
+                lax.conv(x, weight, (1, 1), "VALID")
+                if n
+                else (lax.conv_general_dilated(x, weight, (1, 1), padding))
             )
             x = x + bias[:, None, None]
         else:
@@ -65,7 +67,7 @@ def main() -> None:
     # compiled beforehand: only the run is timed, the first included
     compiled = jax.jit(kernel).lower(x, None, params).compile()
 
-    def work(laps: Laps):
+    def work(_laps: Laps):
         ntk = jax.block_until_ready(compiled(x, None, params))
         ntk = np.asarray(ntk)[:BLOCK, :BLOCK]
         if not trace:  # (N, M, C, C)

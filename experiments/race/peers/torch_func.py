@@ -42,7 +42,9 @@ def main() -> None:
             for right in parts:
                 j2 = j1 if right is left else jacobians(right)
                 row.append(
-                    sum(torch.einsum(pattern, a, b) for a, b in zip(j1, j2, strict=True))
+                    sum(
+                        torch.einsum(pattern, a, b) for a, b in zip(j1, j2, strict=True)
+                    )
                 )
             rows.append(torch.cat(row, 1 if trace else 2))
         return torch.cat(rows)
@@ -64,7 +66,7 @@ def main() -> None:
 
     kernel = {"contraction": contraction, "products": products}[given.variant]
 
-    def work(laps: Laps):
+    def work(_laps: Laps):
         with torch.no_grad():
             ntk = kernel()
         if trace:

@@ -9,6 +9,7 @@ data gives G; every tau and v after that is cheap.
 from __future__ import annotations
 
 import abc
+import math
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -57,6 +58,19 @@ class AbstractCovariance(eqx.Module):
         """Deviations of the parameters from the mode, in `Jacobian.unravel` order."""
 
 
+class Evaluated(NamedTuple):
+    """What a curvature says at one prior precision and noise.
+
+    covariance: (1/tau) (L0 + t G)^-1.
+    log_det: log det(I + t L0^-1 G).
+    effective: the effective number of parameters.
+    """
+
+    covariance: AbstractCovariance
+    log_det: float
+    effective: float
+
+
 class AbstractCurvature(eqx.Module):
     """A fitted approximation of the Gauss-Newton matrix G, under a prior L0."""
 
@@ -77,9 +91,12 @@ class AbstractCurvature(eqx.Module):
     def slopes(self, log_t: float) -> Slopes:
         """Its derivatives with respect to log t."""
 
-    def effective(self, log_t: float) -> float:
-        """The effective number of parameters, the first of `slopes`."""
-        return self.slopes(log_t).first
+    def at(self, tau: float, t: float) -> Evaluated:
+        """Covariance, log-determinant and effective parameters at one place."""
+        log_t = math.log(t)
+        return Evaluated(
+            self.covariance(tau, t), self.log_det(log_t), self.slopes(log_t).first
+        )
 
     @abc.abstractmethod
     def covariance(self, tau: float, t: float) -> AbstractCovariance:

@@ -20,10 +20,16 @@ from ntkuq.linearize.curvature.accumulate import Summary, summarize
 from ntkuq.linearize.curvature.base import (
     AbstractCovariance,
     AbstractCurvature,
+    Evaluated,
     symmetric,
 )
 from ntkuq.linearize.curvature.fisher import AbstractFisher, ExactFisher
-from ntkuq.linearize.curvature.square import Square, log_det_plus_one
+from ntkuq.linearize.curvature.square import (
+    Square,
+    inverse_factor,
+    log_det_of,
+    log_det_plus_one,
+)
 from ntkuq.linearize.curvature.weight import SpaceCost
 from ntkuq.linearize.examples import AbstractExamples
 from ntkuq.linearize.jacobian import Factors, Jacobian
@@ -66,24 +72,28 @@ class FunctionSpace(AbstractCurvature):
     def log_det(self, log_t: float) -> float:
         return self.square.log_det(log_t)
 
-    def effective(self, log_t: float) -> float:
-        return self.square.effective(log_t)
-
     def slopes(self, log_t: float):
         return self.square.slopes(log_t)
 
     def covariance(self, tau: float, t: float) -> FunctionCovariance:
-        factor, jitter, _ = self.square.factor(t)
-        dtype = np.dtype(factor.dtype)
+        factored = self.square.factor(t)
+        dtype = np.dtype(factored.lower.dtype)
         return FunctionCovariance(
-            factor,
+            factored.lower,
             self.train,
             self.variances,
             jnp.asarray(np.asarray(tau, dtype)),
             jnp.asarray(np.asarray(t, dtype)),
-            jitter,
+            factored.jitter,
             self.jacobian.sizes,
         )
+
+    def at(self, tau: float, t: float):
+        covariance = self.covariance(tau, t)
+        _, trace = inverse_factor(covariance.factor)
+        log_det = float(log_det_of(covariance.factor))
+        effective = self.square.matrix.shape[0] - float(trace)
+        return Evaluated(covariance, log_det, effective)
 
     def log_det_at(self, variances, scale):
         return log_det_plus_one(scale * _flat_gram(self.train, variances))

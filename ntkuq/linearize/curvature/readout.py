@@ -6,11 +6,14 @@ matrix product for each pair c <= d; nothing of size C x P for an example.
 
 from __future__ import annotations
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkuq.linearize.jacobian import Factors, Readout
+from ntkuq.linearize.jacobian import Factors, Jacobian, Readout
 
 
 def extended(factors: Factors, deviations: list[Array]) -> Float[Array, "N E"]:
@@ -22,38 +25,52 @@ def extended(factors: Factors, deviations: list[Array]) -> Float[Array, "N E"]:
     return jnp.concatenate(parts, axis=-1)
 
 
-def places(factors: Factors) -> np.ndarray:
-    """Where parameter (c, e) of the extended matrix lies in the raveled leaves, (C, E)."""
+def places(jacobian: Jacobian, outputs: int) -> tuple[tuple[int, ...], ...]:
+    """Where parameter (c, e) of the extended matrix lies in the raveled leaves, C x E."""
     found, start = [], 0
-    for leaf in _leaves(factors):
-        shape = (leaf.outputs, leaf.a.shape[-1])
-        order = np.arange(start, start + shape[0] * shape[1])
-        found.append(
-            order.reshape(shape) if leaf.output_first else order.reshape(shape[::-1]).T
-        )
-        start += order.size
-    return np.concatenate(found, axis=1)
+    for leaf, size in zip(jacobian.subset, jacobian.sizes, strict=True):
+        site = jacobian.site(leaf)
+        order = np.arange(start, start + size)
+        if site is None or site.output_first:
+            found.append(order.reshape(outputs, -1))
+        else:
+            found.append(order.reshape(-1, outputs).T)
+        start += size
+    rows = np.concatenate(found, axis=1)
+    return tuple(tuple(int(n) for n in row) for row in rows)
 
 
-def readout_gauss_newton(
+def readout_pairs(
     factors: Factors, hessian: Float[Array, "N C C"], deviations: list[Array]
-) -> Float[Array, "P P"]:
-    """D G D of a chunk, in the order of the raveled leaves."""
+) -> Float[Array, "Q E E"]:
+    """sum_n H_n[c, d] a~ a~^T of a chunk, for each of the Q = C (C + 1) / 2 pairs."""
     dtype = deviations[0].dtype
     a = extended(factors, deviations).astype(dtype)
     n, e = a.shape
-    c = hessian.shape[-1]
-    upper = np.triu_indices(c)
+    upper = np.triu_indices(hessian.shape[-1])
     weights = hessian[:, upper[0], upper[1]].astype(dtype)
     weighed = (weights[:, :, None] * a[:, None, :]).reshape(n, -1)
-    pairs = (weighed.T @ a).reshape(-1, e, e)
-    blocks = jnp.zeros((c, c, e, e), dtype)
+    return (weighed.T @ a).reshape(-1, e, e)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def assembled(
+    pairs: Float[Array, "Q E E"], order: tuple[tuple[int, ...], ...]
+) -> Float[Array, "P P"]:
+    """D G D in the order of the raveled leaves.
+
+    order: `places`, as a tuple of rows.
+    """
+    where = np.asarray(order)
+    c, e = where.shape
+    upper = np.triu_indices(c)
+    blocks = jnp.zeros((c, c, e, e), pairs.dtype)
     blocks = blocks.at[upper].set(pairs)
     blocks = blocks.at[upper[1], upper[0]].set(pairs)
     square = jnp.transpose(blocks, (0, 2, 1, 3)).reshape(c * e, c * e)
     # from the order (c, e) to that of the leaves
-    order = np.argsort(places(factors).reshape(-1))
-    return square[order][:, order]
+    back = np.argsort(where.reshape(-1))
+    return square[back][:, back]
 
 
 def _leaves(factors: Factors) -> list[Readout]:

@@ -86,13 +86,6 @@ class Square(eqx.Module):
         size = self.matrix.shape[0]
         return Slopes(size - float(trace), float(trace) - float(square))
 
-    def effective(self, log_t: float) -> float:
-        """The first of `slopes` alone."""
-        if self.eigenvalues is not None:
-            return spectral_slopes(self.eigenvalues, log_t).first
-        trace = _inverse_trace(self.factor(math.exp(log_t)).lower)
-        return self.matrix.shape[0] - float(trace)
-
 
 _symmetric = jax.jit(symmetric)
 _spectrum = jax.jit(jnp.linalg.eigvalsh)
@@ -108,9 +101,11 @@ def _factor(matrix: Array, t: ArrayLike, relative: ArrayLike) -> Factored:
 
 
 @jax.jit
-def _inverse_trace(lower: Array) -> Array:
+def inverse_factor(lower: Array) -> tuple[Array, Array]:
+    """L^-1, and the trace of (L L^T)^-1."""
     eye = jnp.eye(lower.shape[0], dtype=lower.dtype)
-    return jnp.sum(jax.scipy.linalg.solve_triangular(lower, eye, lower=True) ** 2)
+    inverse = jax.scipy.linalg.solve_triangular(lower, eye, lower=True)
+    return inverse, jnp.sum(inverse**2)
 
 
 @jax.jit
@@ -118,6 +113,12 @@ def _inverse_traces(lower: Array) -> tuple[Array, Array]:
     eye = jnp.eye(lower.shape[0], dtype=lower.dtype)
     inverse = jax.scipy.linalg.cho_solve((lower, True), eye)
     return jnp.trace(inverse), jnp.sum(inverse**2)
+
+
+@jax.jit
+def log_det_of(lower: Float[Array, "n n"]) -> Float[Array, ""]:
+    """log det(L L^T)."""
+    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(lower)))
 
 
 def log_det_plus_one(matrix: Float[Array, "n n"]) -> Float[Array, ""]:

@@ -16,10 +16,20 @@ from ntkuq.linearize.curvature.accumulate import Summary, accumulate
 from ntkuq.linearize.curvature.base import (
     AbstractCovariance,
     AbstractCurvature,
+    Evaluated,
 )
 from ntkuq.linearize.curvature.fisher import AbstractFisher
-from ntkuq.linearize.curvature.readout import readout_gauss_newton
-from ntkuq.linearize.curvature.square import Square, log_det_plus_one
+from ntkuq.linearize.curvature.readout import (
+    assembled,
+    extended,
+    places,
+    readout_pairs,
+)
+from ntkuq.linearize.curvature.square import (
+    Square,
+    inverse_factor,
+    log_det_plus_one,
+)
 from ntkuq.linearize.examples import AbstractExamples
 from ntkuq.linearize.jacobian import Factors, Jacobian
 from ntkuq.linearize.products import dense
@@ -49,31 +59,40 @@ class WeightSpace(AbstractCurvature):
     square: Square
     deviations: list[Array]
     sizes: tuple[int, ...] = eqx.field(static=True)
+    #: of a last layer: where its parameters lie, see `places`
+    order: tuple[tuple[int, ...], ...] | None = eqx.field(static=True, default=None)
 
     @property
     def cheap(self) -> bool:
         return self.square.eigenvalues is not None
 
     def prepared(self):
-        return WeightSpace(self.square.decomposed(), self.deviations, self.sizes)
+        return WeightSpace(
+            self.square.decomposed(), self.deviations, self.sizes, self.order
+        )
 
     def log_det(self, log_t: float) -> float:
         return self.square.log_det(log_t)
-
-    def effective(self, log_t: float) -> float:
-        return self.square.effective(log_t)
 
     def slopes(self, log_t: float):
         return self.square.slopes(log_t)
 
     def covariance(self, tau: float, t: float) -> WeightCovariance:
-        factor, jitter, _ = self.square.factor(t)
-        return WeightCovariance(
-            factor,
-            divided(self.deviations, math.sqrt(tau)),
-            self.sizes,
-            jitter,
-        )
+        return self.at(tau, t).covariance
+
+    def at(self, tau: float, t: float):
+        factored = self.square.factor(t)
+        deviations = divided(self.deviations, math.sqrt(tau))
+        inverse, trace = inverse_factor(factored.lower)
+        effective = self.square.matrix.shape[0] - float(trace)
+        lower, jitter, log_det = factored
+        if self.order is None:
+            made = WeightCovariance(lower, deviations, self.sizes, jitter)
+        else:
+            made = ReadoutCovariance(
+                inverse, deviations, self.sizes, jitter, self.order
+            )
+        return Evaluated(made, float(log_det), effective)
 
     def _scaled(self, variances: list[Array]) -> Float[Array, "P P"]:
         ratios = [jnp.sqrt(v) / d for v, d in zip(variances, self.deviations)]
@@ -85,11 +104,11 @@ class WeightSpace(AbstractCurvature):
 
     def with_variances(self, variances):
         square = Square.of(self._scaled(variances))
-        return WeightSpace(square, roots(variances), self.sizes)
+        return WeightSpace(square, roots(variances), self.sizes, self.order)
 
     def merge(self, other):
         square = Square.of(self.square.matrix + other.square.matrix)
-        return WeightSpace(square, self.deviations, self.sizes)
+        return WeightSpace(square, self.deviations, self.sizes, self.order)
 
 
 @jax.jit
@@ -150,6 +169,50 @@ def roots(variances: list[Array]) -> list[Array]:
     return [jnp.sqrt(v) for v in variances]
 
 
+class ReadoutCovariance(AbstractCovariance):
+    """The same for a last layer, by the inverse factor R = L^-1: D R^T R D.
+
+    The Jacobian holds the same inputs for each output, so that R J^T is one product for
+    each output, with nothing of size C x P for an example.
+    """
+
+    inverse: Float[Array, "P P"]
+    deviations: list[Array]
+    sizes: tuple[int, ...] = eqx.field(static=True)
+    jitter: Float[Array, ""]
+    order: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+
+    def _half(self, factors: Factors) -> Float[Array, "C P N"]:
+        a = extended(factors, self.deviations).astype(self.inverse.dtype)
+        parts = [self.inverse[:, np.asarray(row)] @ a.T for row in self.order]
+        return jnp.stack(parts)
+
+    def marginal(self, factors):
+        half = self._half(factors)
+        return jnp.einsum("cpn,dpn->ncd", half, half)
+
+    def variance(self, factors):
+        return jnp.sum(self._half(factors) ** 2, axis=1).T
+
+    def numbers(self, jacobian, outputs):
+        return jacobian.plan.activations + outputs * (jacobian.size + 2 * outputs)
+
+    def joint(self, factors):
+        half = jnp.transpose(self._half(factors), (1, 2, 0))
+        flat = half.reshape(half.shape[0], -1)
+        return flat.T @ flat
+
+    def apply(self, vector):
+        column = columns(self.deviations, self.sizes)
+        white = column * jnp.concatenate(vector)
+        solved = self.inverse.T @ (self.inverse @ white)
+        return jnp.split(column * solved, np.cumsum(self.sizes)[:-1])
+
+    def sample(self, shape, *, key):
+        z = jax.random.normal(key, (*shape, self.inverse.shape[0]), self.inverse.dtype)
+        return (z @ self.inverse) * columns(self.deviations, self.sizes)
+
+
 def columns(deviations: list[Array], sizes: tuple[int, ...]) -> Float[Array, " P"]:
     """One number a leaf, repeated for each of its parameters."""
     parts = [jnp.broadcast_to(d, (n,)) for d, n in zip(deviations, sizes, strict=True)]
@@ -157,15 +220,18 @@ def columns(deviations: list[Array], sizes: tuple[int, ...]) -> Float[Array, " P
 
 
 class Step(eqx.Module):
-    """The step of `accumulate`: R^T R, R the whitened rows of a chunk."""
+    """The step of `accumulate`: R^T R, R the whitened rows of a chunk.
+
+    Of a last layer the blocks of it, see `readout_pairs`.
+    """
 
     deviations: list[Array]
 
     def __call__(
         self, factors: Factors, hessian: Float[Array, "N C C"] | None = None
-    ) -> Float[Array, "P P"]:
+    ) -> Float[Array, "P P"] | Float[Array, "Q E E"]:
         if hessian is not None:
-            return readout_gauss_newton(factors, hessian, self.deviations)
+            return readout_pairs(factors, hessian, self.deviations)
         r = dense(factors, self.deviations)
         flat = r.reshape(-1, r.shape[-1])
         return flat.T @ flat
@@ -184,5 +250,10 @@ def weight_space(
     deviations = roots(variances)
     size = chunk_size(jacobian, outputs, 8)
     seen = accumulate(Step(deviations), jacobian, likelihood, examples, size, fisher)
-    square = Square.of(seen.total)
-    return WeightSpace(square, deviations, jacobian.sizes), seen.summary
+    matrix, order = seen.total, None
+    if jacobian.is_readout:
+        order = places(jacobian, outputs)
+        if matrix.ndim == 3:
+            matrix = assembled(matrix, order)
+    found = WeightSpace(Square.of(matrix), deviations, jacobian.sizes, order)
+    return found, seen.summary

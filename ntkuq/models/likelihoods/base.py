@@ -163,7 +163,7 @@ def curvature(
 
 
 def square_root(matrix: Float[Array, "C C"]) -> Float[Array, "C C"]:
-    """S with S S^T = matrix, from the eigendecomposition; negative values count as 0."""
+    """S with S S^T = matrix, by eigendecomposition; negative values count as zero."""
     if matrix.shape[-1] == 1:
         return jnp.sqrt(jnp.clip(matrix, 0.0))
     values, vectors = jnp.linalg.eigh(matrix)

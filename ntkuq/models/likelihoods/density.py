@@ -175,8 +175,8 @@ class LogDensity(AbstractLikelihood):
         if self.draw is None:
             raise NotImplementedError(
                 "A LogDensity without a sampler gives log densities only; for means, "
-                "quantiles and draws give LogDensity(..., sample=), a function (key, f) "
-                "to one draw of y"
+                "quantiles and draws give LogDensity(..., sample=), a function of "
+                "(key, f) to one draw of y"
             )
         return jnp.asarray(self.draw(key, f)).reshape(()).astype(f.dtype)
 

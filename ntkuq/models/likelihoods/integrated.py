@@ -65,18 +65,7 @@ class IntegratedDensity(Distribution):
         self, value: ArrayLike, intermediates: list[Any] | None = None
     ) -> Array:
         """The log density at `value`, (*sample, *batch)."""
-        likelihood = self.likelihood
-        nodes = jnp.asarray(self.nodes)
-        loc, scale = _units(self)
-        at = (jnp.asarray(value, nodes.dtype) - loc) / scale
-        each = jnp.vectorize(likelihood.one, signature="(k),()->()")
-        values = each(nodes, at[..., None])
-        weights = jnp.asarray(self.weights)
-        # a sum over nodes that does not underflow where y lies far out
-        most = jax.lax.stop_gradient(jnp.max(values, axis=-1, keepdims=True))
-        most = jnp.where(jnp.isfinite(most), most, 0.0)
-        total = jnp.log(jnp.exp(values - most) @ weights)
-        return total + most[..., 0] - jnp.log(scale)
+        return _log_prob(self, jnp.asarray(value, jnp.asarray(self.nodes).dtype))
 
     def sample(
         self, key: Array | None, sample_shape: tuple[int, ...] = ()
@@ -84,23 +73,12 @@ class IntegratedDensity(Distribution):
         """Draws of an observation, (*sample_shape, *batch)."""
         if key is None:
             raise ValueError("expected a random key, got None")
-        likelihood = self.likelihood
-        nodes, weights = jnp.asarray(self.nodes), jnp.asarray(self.weights)
-        shape = (*sample_shape, *nodes.shape[:-2])
-        which, now = jax.random.split(key)
-        index = jax.random.categorical(which, jnp.log(weights), shape=shape)
-        nodes = jnp.broadcast_to(nodes, (*sample_shape, *nodes.shape))
-        f = jnp.take_along_axis(nodes, index[..., None, None], axis=-2)[..., 0, :]
-        keys = jax.random.split(now, shape)
-        draws = jnp.vectorize(likelihood.sample, signature="(),(k)->()")(keys, f)
-        loc, scale = _units(self)
-        return loc + scale * draws
+        return _sample(self, key, sample_shape)
 
     def cdf(self, value: ArrayLike) -> Float[Array, "..."]:
         """The probability of at most `value`, (*sample, *batch), from draws."""
         loc, scale = _units(self)
-        at = (jnp.asarray(value, loc.dtype) - loc) / scale
-        return _each(self, at, _share)
+        return _each(self, (jnp.asarray(value, loc.dtype) - loc) / scale, _share)
 
     def icdf(self, q: ArrayLike) -> Float[Array, "..."]:
         """The quantile at level `q`, (*sample, *batch), from draws."""
@@ -110,6 +88,33 @@ class IntegratedDensity(Distribution):
 
 def _share(draws: Float[Array, " M"], value: Float[Array, " Q"]) -> Float[Array, " Q"]:
     return jnp.mean(draws <= value[:, None], axis=-1, dtype=value.dtype)
+
+
+@eqx.filter_jit
+def _log_prob(d: IntegratedDensity, value: Array) -> Array:
+    loc, scale = _units(d)
+    at = (value - loc) / scale
+    each = jnp.vectorize(d.likelihood.one, signature="(k),()->()")
+    values = each(jnp.asarray(d.nodes), at[..., None])
+    # a sum over nodes that does not underflow where y lies far out
+    most = jax.lax.stop_gradient(jnp.max(values, axis=-1, keepdims=True))
+    most = jnp.where(jnp.isfinite(most), most, 0.0)
+    total = jnp.log(jnp.exp(values - most) @ jnp.asarray(d.weights))
+    return total + most[..., 0] - jnp.log(scale)
+
+
+@eqx.filter_jit
+def _sample(d: IntegratedDensity, key: Array, sample_shape: tuple[int, ...]) -> Array:
+    nodes, weights = jnp.asarray(d.nodes), jnp.asarray(d.weights)
+    shape = (*sample_shape, *nodes.shape[:-2])
+    which, now = jax.random.split(key)
+    index = jax.random.categorical(which, jnp.log(weights), shape=shape)
+    nodes = nodes.reshape((1,) * len(sample_shape) + nodes.shape)
+    f = jnp.take_along_axis(nodes, index[..., None, None], axis=-2)[..., 0, :]
+    keys = jax.random.split(now, shape)
+    draws = jnp.vectorize(d.likelihood.sample, signature="(),(k)->()")(keys, f)
+    loc, scale = _units(d)
+    return loc + scale * draws
 
 
 def _draws(d: IntegratedDensity, f: Float[Array, "S K"], number: Array) -> Array:

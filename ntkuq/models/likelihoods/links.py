@@ -106,7 +106,9 @@ class MonteCarlo(AbstractLink):
             def shift(z: Array) -> Array:
                 return jnp.moveaxis(lower @ z.T, -1, 0)
 
-        def add(total: tuple[Array, Array], z: Array) -> tuple[tuple[Array, Array], None]:
+        def add(
+            total: tuple[Array, Array], z: Array
+        ) -> tuple[tuple[Array, Array], None]:
             probs, entropy = softmax_entropy(mean + shift(z))
             return (total[0] + probs.sum(0), total[1] + entropy.sum(0)), None
 
@@ -148,8 +150,9 @@ class Probit(AbstractLink):
 class MeanField(AbstractLink):
     r"""Products of two-class approximations (mean-field, second kind).
 
-    $p_k \propto \left[\sum_i \exp\left(-\frac{\mu_k - \mu_i}{s_{ki}}\right)\right]^{-1}$
-    with $s_{ki}^2 = 1 + \frac{\pi}{8} (\Sigma_{kk} + \Sigma_{ii} - 2 \Sigma_{ki})$, the
+    $p_k \propto
+    \left[\sum_i \exp\left(-\frac{\mu_k - \mu_i}{s_{ki}}\right)\right]^{-1}$ with
+    $s_{ki}^2 = 1 + \frac{\pi}{8} (\Sigma_{kk} + \Sigma_{ii} - 2 \Sigma_{ki})$, the
     variance of the difference; normalized. For two classes it is `Probit` on the
     difference. From variances alone it is the mean-field approximation of the first
     kind. C² terms an input. It reports no mutual information and no expected entropy:
@@ -285,4 +288,6 @@ def _shrunk(mean: Array, variance: Array) -> Array:
 
 def _divisor(size: int, least: float) -> int:
     """The smallest divisor of `size` that is at least `least`."""
-    return next(n for n in range(1, size + 1) if size % n == 0 and n >= min(least, size))
+    return next(
+        n for n in range(1, size + 1) if size % n == 0 and n >= min(least, size)
+    )

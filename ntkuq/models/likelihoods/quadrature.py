@@ -96,4 +96,3 @@ def root(covariance: Float[Array, "*batch C C"]) -> Float[Array, "*batch C C"]:
 
     # eigenvalues cost some twenty times a factorization: only where one is needed
     return jax.lax.cond(jnp.isfinite(plain).all(), lambda: plain, lifted)
-

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntkuq.linearize import AbstractCurvature
+from ntkuq.linearize import AbstractCovariance, AbstractCurvature
 
 
 #: Range of log t that is searched, and the step of the first grid.
@@ -56,6 +56,7 @@ class Tuned(NamedTuple):
 
     layers: where each leaf got a precision of its own: those precisions and the errors
         of their logarithms; then tau is 1.
+    covariance: of the parameters, where it is there already.
     """
 
     tau: float
@@ -66,6 +67,7 @@ class Tuned(NamedTuple):
     log_evidence: float
     effective: float
     layers: tuple[LayerPrecision, ...] | None = None
+    covariance: AbstractCovariance | None = None
 
 
 def log_evidence(
@@ -80,11 +82,14 @@ def log_evidence(
     return value
 
 
-def keep(fit: Fit, curvature: AbstractCurvature) -> Tuned:
+def keep(fit: Fit, curvature: AbstractCurvature, tau: float = 1.0) -> Tuned:
     """The evidence at the given precision and noise, nothing fitted."""
-    effective = curvature.effective(0.0)
-    value = log_evidence(fit, curvature, 1.0, 1.0)
-    return Tuned(1.0, 1.0, None, None, False, value, effective)
+    found = curvature.at(tau, 1.0 / tau)
+    value = fit.log_likelihood - 0.5 * tau * fit.quadratic - 0.5 * found.log_det
+    return Tuned(
+        *(tau, 1.0, None, None, False, value, found.effective),
+        covariance=found.covariance,
+    )
 
 
 def maximize(fit: Fit, curvature: AbstractCurvature) -> Tuned:

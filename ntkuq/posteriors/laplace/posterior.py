@@ -279,7 +279,9 @@ def posterior(
         )
     with jax.enable_x64(problem.double):
         t = math.exp(-math.log(tuned.tau) - 2 * math.log(tuned.noise))
-        covariance = problem.curvature.covariance(tuned.tau, t)
+        covariance = tuned.covariance
+        if covariance is None:
+            covariance = problem.curvature.covariance(tuned.tau, t)
         gradient = problem.gradient(tuned.tau, tuned.noise)
         decrement = float(_decrement(covariance, gradient.leaves))
         norm = float(gradient.norm)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from ntkuq.data import Batches, Dataset
 from ntkuq.models.hyperparameters import AbstractTune
-from ntkuq.posteriors.laplace.evidence import Tuned, log_evidence
+from ntkuq.posteriors.laplace.evidence import Tuned, keep
 from ntkuq.posteriors.laplace.problem import Linearized
 from ntkuq.posteriors.predictive import Predictive
 
@@ -170,9 +170,8 @@ def search(
         log_tau, log_se = _parabola(grid, losses, best)
     tau = math.exp(log_tau)
     with jax.enable_x64(problem.double):
-        evidence = log_evidence(problem.fit, problem.curvature, tau, 1.0)
-        effective = problem.curvature.effective(-log_tau)
-    return Tuned(tau, 1.0, log_se, None, at_bound, evidence, effective)
+        kept = keep(problem.fit, problem.curvature, tau)
+    return kept._replace(log_tau_se=log_se, at_bound=at_bound)
 
 
 def _parabola(
