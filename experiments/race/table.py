@@ -122,11 +122,34 @@ def reached(task: Task, found: Mapping[str, Any]) -> bool | None:
 
 
 def markdown(results: Results) -> str:
-    """The table of all tasks that were run."""
+    """The table of all tasks that were run, and the conditions."""
     rows = [row(name, results) for name in TASKS]
     lines = [HEADER, "|---" * (HEADER.count("|") - 1) + "|"]
     lines += [_line(one) for one in rows if one is not None]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", conditions(results)])
+
+
+def conditions(results: Results) -> str:
+    """Where and when the runs were made, and how busy the machine was."""
+    records = [
+        one for task in results.values() for one in task.values() if "machine" in one
+    ]
+    if not records:
+        return "Nothing was run."
+    machines = {
+        f"{one['machine']['processor']}, {one['machine']['cores']} cores"
+        for one in records
+    }
+    days = sorted({one["created"][:10] for one in records})
+    loads = sorted(one["load_average"] for one in records)
+    sizes = (
+        "; the small sizes of --quick" if any(one["quick"] for one in records) else ""
+    )
+    when = " to ".join(dict.fromkeys((days[0], days[-1])))
+    return (
+        f"{'; '.join(sorted(machines))}; {when}; load average before a run "
+        f"{loads[0]:.1f} to {loads[-1]:.1f}{sizes}."
+    )
 
 
 def _line(found: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from ntkuq.data.batches import (
     Batches as Batches,
     BatchesChanged as BatchesChanged,
+    DataLike as DataLike,
     as_data as as_data,
     as_dataset as as_dataset,
     chunks as chunks,

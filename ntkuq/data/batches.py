@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import math
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from jaxtyping import PyTree
 from ntkuq.data.dataset import Dataset, Split
 from ntkuq.data.errors import DataError
 from ntkuq.data.moments import Moments
+from ntkuq.data.passes import Facts, Seen, arrays, kinds, shown
 
 
 #: `to_dataset` holds at most this many bytes unless asked for more: 2 GiB.
@@ -64,7 +64,7 @@ class Batches:
     classes: Sequence[str] | None = None
     units: str | None = None
     name: str = ""
-    _facts: "_Facts" = dataclasses.field(init=False)
+    _facts: "Facts" = dataclasses.field(init=False)
 
     def __post_init__(self):
         _check_source(self.source)
@@ -109,13 +109,13 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[PyTree, np.ndarray]]:
         """One pass: pairs of NumPy arrays, as the source batches them."""
-        facts, seen = self._facts, _Seen()
+        facts, seen = self._facts, Seen()
         for number, item in enumerate(self.source):
             batch = self._read(item, number)
             seen.add(batch)
-            if _kinds(batch) != facts.kinds:
+            if kinds(batch) != facts.kinds:
                 raise _changed(
-                    f"examples like {_shown(facts.kinds)}, came {_shown(_kinds(batch))}"
+                    f"examples like {shown(facts.kinds)}, came {shown(kinds(batch))}"
                 )
             if seen.rows > facts.rows:
                 raise _changed(f"{facts.rows} rows, came {seen.rows} or more")
@@ -237,7 +237,7 @@ class Batches:
         Raises:
             DataError: where they take more.
         """
-        bytes_ = len(self) * sum(leaf.nbytes for _, leaf in _arrays(self._facts.head))
+        bytes_ = len(self) * sum(leaf.nbytes for _, leaf in arrays(self._facts.head))
         if bytes_ > most:
             raise DataError(
                 f"to_dataset: expected at most {most:,} bytes, came {len(self):,} rows "
@@ -272,16 +272,16 @@ class Batches:
         except DataError as error:
             raise DataError(f"batch {number} (counted from 0): {error}") from error
 
-    def _first_pass(self) -> "_Facts":
-        seen, first = _Seen(hashed=True), None
+    def _first_pass(self) -> "Facts":
+        seen, first = Seen(hashed=True), None
         for number, item in enumerate(self.source):
             batch = self._read(item, number)
             first = batch.take([0]) if first is None else first
-            expected, came = _kinds(first), _kinds(batch)
+            expected, came = kinds(first), kinds(batch)
             if came != expected:
                 raise DataError(
                     f"batch {number} (counted from 0): expected examples like those of "
-                    f"batch 0, {_shown(expected)}, came {_shown(came)}; give every "
+                    f"batch 0, {shown(expected)}, came {shown(came)}; give every "
                     "batch the same arrays, shapes and types"
                 )
             seen.add(batch)
@@ -294,71 +294,6 @@ class Batches:
         return seen.facts(first)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Facts:
-    """What one pass found. Arrays go by name: "x", "x['image']", …, last "y"."""
-
-    rows: int
-    batches: int
-    kinds: dict[str, tuple[str, tuple[int, ...]]]
-    check: dict[str, int]
-    digests: dict[str, str]
-    moments: dict[str, Moments]
-    counts: dict[int, int] | None
-    extremes: np.ndarray
-    head: Dataset
-
-
-class _Seen:
-    """Running sums of one pass: what was seen, and in the first pass what it holds."""
-
-    def __init__(self, *, hashed: bool = False):
-        self.rows = self.batches = 0
-        self.check: dict[str, int] = {}
-        self.hashes: dict[str, Any] | None = {} if hashed else None
-        self.moments: dict[str, Moments] = {}
-        self.counts: dict[int, int] = {}
-        self.extremes: np.ndarray | None = None
-
-    def add(self, batch: Dataset) -> None:
-        """Count the rows and check-sum the bytes, whatever the batch size."""
-        self.rows += len(batch)
-        self.batches += 1
-        for what, array in _arrays(batch):
-            content = _bytes(array)
-            self.check[what] = zlib.crc32(content, self.check.get(what, 0))
-            if self.hashes is not None:
-                self.hashes.setdefault(what, hashlib.sha256()).update(content)
-
-    def summarize(self, batch: Dataset) -> None:
-        """Moments of all arrays, counts of labels or the range of float targets."""
-        for what, array in _arrays(batch):
-            now = Moments.of(array)
-            before = self.moments.get(what)
-            self.moments[what] = now if before is None else before.merge(now)
-        if batch.y.dtype.kind in "iu":
-            codes, numbers = np.unique(batch.y, return_counts=True)
-            for code, number in zip(codes.tolist(), numbers.tolist()):
-                self.counts[code] = self.counts.get(code, 0) + number
-        else:
-            parts = [] if self.extremes is None else [self.extremes]
-            self.extremes = _extremes(np.concatenate([*parts, batch.y]))
-
-    def facts(self, head: Dataset) -> _Facts:
-        hashes = self.hashes or {}
-        return _Facts(
-            rows=self.rows,
-            batches=self.batches,
-            kinds=_kinds(head),
-            check=self.check,
-            digests={what: found.hexdigest() for what, found in hashes.items()},
-            moments=self.moments,
-            counts=self.counts if self.extremes is None else None,
-            extremes=head.y if self.extremes is None else self.extremes,
-            head=head,
-        )
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Slices:
     """A `Dataset` as a re-iterable of batches."""
@@ -369,6 +304,10 @@ class _Slices:
     def __iter__(self) -> Iterator[tuple[PyTree, np.ndarray]]:
         for start in range(0, len(self.data), self.size):
             yield _rows(self.data.x, self.data.y, start, start + self.size)
+
+
+#: What methods are fitted on: either form, or a plain re-iterable of `(x, y)` batches.
+DataLike = Dataset | Batches | Iterable[Any]
 
 
 def as_data(value: Any) -> Dataset | Batches:
@@ -466,37 +405,6 @@ def _whole(size: int) -> int:
 
 def _even(rows: int, size: int) -> int:
     return math.ceil(rows / math.ceil(rows / size))
-
-
-def _arrays(batch: Dataset) -> list[tuple[str, np.ndarray]]:
-    leaves = jax.tree_util.tree_leaves_with_path(batch.x)
-    inputs = [(f"x{jax.tree_util.keystr(path)}", leaf) for path, leaf in leaves]
-    return [*inputs, ("y", batch.y)]
-
-
-def _kinds(batch: Dataset) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {what: (a.dtype.name, a.shape[1:]) for what, a in _arrays(batch)}
-
-
-def _shown(kinds: dict[str, tuple[str, tuple[int, ...]]]) -> str:
-    return ", ".join(
-        f"{what}: {dtype} {shape}" for what, (dtype, shape) in kinds.items()
-    )
-
-
-def _bytes(array: np.ndarray) -> np.ndarray:
-    """The bytes of an array, little-endian and in C order."""
-    little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-    return np.ascontiguousarray(little).reshape(-1).view(np.uint8)
-
-
-def _extremes(y: np.ndarray) -> np.ndarray:
-    """(3, …): of each column the smallest, the largest and the least whole value."""
-    columns = y.reshape(len(y), -1)
-    least = np.abs(columns - np.round(columns)).argmax(axis=0)
-    picked = columns[least, np.arange(columns.shape[1])]
-    found = np.stack([columns.min(axis=0), columns.max(axis=0), picked])
-    return found.reshape(3, *y.shape[1:])
 
 
 def _rows(x: PyTree, y: np.ndarray, start: int, stop: int) -> tuple[PyTree, np.ndarray]:

@@ -199,8 +199,8 @@ class Dataset(eqx.Module):
         if y.min() < 0:
             raise DataError(
                 f"y: expected class codes from 0, came {y.min()} in row "
-                f"{int(y.argmin()) // (y.size // len(y))}; renumber the classes 0..K-1, or give floats for "
-                "regression"
+                f"{int(y.argmin()) // (y.size // len(y))}; renumber the classes "
+                "0..K-1, or give floats for regression"
             )
         if self.classes is not None and y.max() >= len(self.classes):
             raise DataError(

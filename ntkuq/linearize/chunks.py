@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 
 import jax
@@ -13,7 +14,8 @@ from ntkuq.linearize.jacobian import Jacobian
 from ntkuq.linearize.sites import Site
 
 
-#: Bytes that one chunk of factors may take (a chunk is what is alive at once).
+#: Bytes that one chunk of factors may take (a chunk is what is alive at once); less
+#: where little memory is free.
 CHUNK_BYTES = 2**27
 
 
@@ -32,8 +34,25 @@ def factor_chunk_size(jacobian: Jacobian, outputs: int, itemsize: int) -> int:
 
 
 def fitting(numbers: int, itemsize: int) -> int:
-    """Examples of so many numbers each that fit into `CHUNK_BYTES`."""
-    return max(1, CHUNK_BYTES // max(1, numbers * itemsize))
+    """Examples of so many numbers each that fit into a chunk."""
+    return max(1, chunk_bytes() // max(1, numbers * itemsize))
+
+
+def chunk_bytes() -> int:
+    """`CHUNK_BYTES`, or an eighth of the memory that is free where that is less."""
+    return min(CHUNK_BYTES, max(2**20, _free_bytes() // 8))
+
+
+def _free_bytes() -> int:
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    try:
+        pages = os.sysconf("SC_AVPHYS_PAGES")
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        # a system that does not say: take the fixed size
+        return 8 * CHUNK_BYTES
 
 
 def predicted_numbers(jacobian: Jacobian, outputs: int) -> int:

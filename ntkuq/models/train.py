@@ -141,13 +141,17 @@ class Train(eqx.Module):
         size = jax.tree.leaves(x)[0].shape[0]
         batch = None if self.batch is None or self.batch >= size else self.batch
         problem = _Problem.of(self, bnn, model, size)
-        keys = _keys(self._lengths(), key)
+        keys = _keys(key)
         if _slow_in_loops(model, x):
-            steps = _Steps(problem, _draws(x, y, batch, size, keys))
-            return self._loop(steps, model, callback)
+            every = itertools.chain.from_iterable(
+                jax.random.split(now, length)
+                for now, length in zip(keys, self._lengths(), strict=False)
+            )
+            batches = (_rows(x, y, batch, size, now) for now in every)
+            return self._loop(_Steps(problem, batches), model, callback)
 
-        def advance(carry: _Carry, _: int) -> tuple[_Carry, Array, Array]:
-            return _chunk(problem, batch, carry, x, y, next(keys))
+        def advance(carry: _Carry, length: int) -> tuple[_Carry, Array, Array]:
+            return _chunk(problem, length, batch, carry, x, y, next(keys))
 
         return self._loop(advance, model, callback)
 
@@ -227,15 +231,17 @@ class _Problem(eqx.Module):
 
 
 @eqx.filter_jit
-def _chunk(problem, batch, carry, x, y, keys):
-    """One step for each key, in one loop on the device."""
+def _chunk(problem, length, batch, carry, x, y, key):
+    """`length` steps in one loop on the device."""
     params, static = eqx.partition(carry.model, eqx.is_inexact_array)
 
     def step(carry, key):
         rows = (x, y) if batch is None else _pick(x, y, batch, problem.size, key)
         return problem.step(carry, static, *rows)
 
-    carry, (losses, finite) = jax.lax.scan(step, _Carry(params, carry.state), keys)
+    carry, (losses, finite) = jax.lax.scan(
+        step, _Carry(params, carry.state), jax.random.split(key, length)
+    )
     return _Carry(eqx.combine(carry.model, static), carry.state), losses[-1], finite
 
 
@@ -277,20 +283,16 @@ def _moved(
         )
 
 
-def _keys(lengths: Iterator[int], key: Array) -> Iterator[Array]:
-    """The keys of each chunk of steps, one a step."""
-    for length in lengths:
+def _keys(key: Array) -> Iterator[Array]:
+    """A key for each chunk of steps."""
+    while True:
         key, now = jax.random.split(key)
-        yield jax.random.split(now, length)
+        yield now
 
 
-def _draws(
-    x: PyTree, y: PyTree, batch: int | None, size: int, keys: Iterator[Array]
-) -> Iterator[tuple[PyTree, PyTree]]:
-    """The rows of each step, the same that `_chunk` picks."""
-    for chunk in keys:
-        for key in chunk:
-            yield (x, y) if batch is None else _picked(x, y, batch, size, key)
+def _rows(x, y, batch, size, key):
+    """The rows of one step, the same that `_chunk` picks."""
+    return (x, y) if batch is None else _picked(x, y, batch, size, key)
 
 
 def _pick(x, y, batch, size, key):
@@ -306,7 +308,9 @@ def _slow_in_loops(model: PyTree, x: PyTree) -> bool:
 
     On a CPU, XLA runs convolutions inside a loop without threads.
     """
-    if jax.default_backend() != "cpu":
+    # the kernel of a convolution has three axes or more; looking further takes a trace
+    flat = all(leaf.ndim < 3 for leaf in jax.tree.leaves(parameters(model)))
+    if flat or jax.default_backend() != "cpu":
         return False
     example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
     program, *_ = eqx.filter_make_jaxpr(forward)(model, example)

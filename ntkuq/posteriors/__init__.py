@@ -35,6 +35,8 @@ from ntkuq.posteriors.laplace import (
     LowRank as LowRank,
     NotAtMAP as NotAtMAP,
     SampledFunctions as SampledFunctions,
+    SampledLaplace as SampledLaplace,
+    SampledLaplacePosterior as SampledLaplacePosterior,
     Select as Select,
     TooLarge as TooLarge,
     WeightSpace as WeightSpace,

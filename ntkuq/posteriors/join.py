@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -96,13 +97,11 @@ def flattened(predictive: Predictive) -> Predictive:
     )
 
 
-def _optional(array: Array | None, turn: Callable[..., Array]) -> Array | None:
+def _optional(array: Any, turn: Callable[..., Array]) -> Array | None:
     return None if array is None else turn(array)
 
 
-def _mapped(
-    parts: Sequence[dist.Distribution], turn: Callable[..., Array]
-) -> dist.Distribution:
+def _mapped(parts: Sequence[Any], turn: Callable[..., Array]) -> dist.Distribution:
     """A distribution with its arrays over points made by `turn` from those of parts.
 
     Raises:
@@ -112,7 +111,7 @@ def _mapped(
     if len(kinds) > 1:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise ValueError(f"concatenate: expected predictions of one kind, got {names}")
-    d = parts[0]
+    d: Any = parts[0]
 
     def over(name: str) -> Array:
         return turn(*[getattr(part, name) for part in parts])
@@ -142,7 +141,7 @@ def _mapped(
             return QuantileTable(d.levels, jnp.moveaxis(over("values"), -1, 0))
         case dist.MixtureSameFamily():
             inner = _mapped([part.component_distribution for part in parts], turn)
-            weights = d.mixing_distribution.probs
+            weights: Any = d.mixing_distribution.probs
             if jnp.ndim(weights) > 1:
                 weights = turn(*[part.mixing_distribution.probs for part in parts])
             return dist.MixtureSameFamily(dist.Categorical(probs=weights), inner)

@@ -9,7 +9,20 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, PyTree
 
-from ntkuq.models import BNN, AbstractLink, Marginal, as_arrays, forward
+from ntkuq.models import (
+    BNN,
+    AbstractLink,
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    KnownNoise,
+    LogDensity,
+    Marginal,
+    Poisson,
+    Positions,
+    as_arrays,
+    forward,
+)
 from ntkuq.posteriors.base import Joint
 from ntkuq.posteriors.join import unflattened
 from ntkuq.posteriors.predictive import Predictive
@@ -32,6 +45,22 @@ def network_outputs(model: PyTree, x: PyTree) -> Float[Array, "N C"]:
 #: A predictive keeps the covariances between outputs up to so many numbers (128 MiB
 #: in float32), beyond them their variances only.
 COVARIANCES = 2**25
+
+
+def needs_covariance(bnn: BNN, link: AbstractLink | None = None) -> bool:
+    """Whether a prediction uses covariances between the outputs of one input.
+
+    Where it does not, `from_latent` gives the same from their variances alone.
+    """
+    likelihood = bnn.likelihood
+    if isinstance(likelihood, Positions):
+        likelihood = likelihood.likelihood
+    if isinstance(likelihood, LogDensity):
+        return likelihood.size > 1
+    if isinstance(likelihood, Categorical):
+        return link is None or not link.diagonal
+    alone = isinstance(likelihood, Gaussian | KnownNoise | Bernoulli | Poisson)
+    return not alone
 
 
 def from_latent(
@@ -77,7 +106,7 @@ def _marginal(likelihood, units, mean, covariance, link, dtype, keep: bool):
         covariance = covariance * factor[:, None] * factor
     found = likelihood.rescale(loc, scale).marginalize(shifted, covariance, link)
     if not keep and isinstance(found.latent, dist.MultivariateNormal):
-        rows = found.latent.scale_tril
+        rows = jnp.asarray(found.latent.scale_tril)
         variance = jnp.sum(rows**2, axis=-1)
         wide = dist.Normal(found.latent.loc, jnp.sqrt(variance)).to_event(1)
         found = found._replace(latent=wide)

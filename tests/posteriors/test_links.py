@@ -19,12 +19,18 @@ from ntkuq.models import (
     MeanField,
     MonteCarlo,
     Poisson,
+    Positions,
     Probit,
     mlp,
 )
 from ntkuq.posteriors import Predictive
 from ntkuq.posteriors.join import concatenate, flattened, unflattened
-from ntkuq.posteriors.push import COVARIANCES, from_functions, from_latent
+from ntkuq.posteriors.push import (
+    COVARIANCES,
+    from_functions,
+    from_latent,
+    needs_covariance,
+)
 
 
 RNG = np.random.default_rng(0)
@@ -220,9 +226,7 @@ def test_draws_are_summed_in_blocks(monkeypatch, double):
 
 LIKELIHOODS = {
     "gaussian": (Gaussian(0.5), 1),
-    "two outputs": (Gaussian(np.array([0.5, 2.0])), 2),
     "categorical": (Categorical(), 3),
-    "bernoulli": (Bernoulli(), 1),
     "poisson": (Poisson(), 1),
     "heteroscedastic": (HeteroscedasticGaussian(), 2),
     "density": (LogDensity(lambda f, y: -jnp.abs(y - f[0]) - jnp.log(2.0)), 1),
@@ -290,6 +294,33 @@ def test_many_classes_keep_variances_only():
     assert isinstance(many.latent, dist.Independent)
     np.testing.assert_allclose(many.latent.variance, few.latent.variance, rtol=1e-5)
     equal(many.observed, few.observed)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "size", "link", "needed"),
+    [
+        (Gaussian(0.5), 3, None, False),
+        (HeteroscedasticGaussian(), 4, None, True),
+        (Categorical(), 3, None, True),
+        (Categorical(), 3, Probit(), False),
+        (Positions(Poisson(), (3,)), 3, None, False),
+        (Positions(Categorical(), (2,)), 6, MeanField(), True),
+        (LogDensity(lambda f, y: -jnp.abs(y - f[0])), 3, None, False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_covariances_are_asked_for_where_they_matter(likelihood, size, link, needed):
+    bnn = BNN(mlp(2, size), likelihood)
+    mean, cov = (jnp.asarray(a, jnp.float32) for a in logits(size, n=2))
+    variance = jnp.diagonal(cov, axis1=1, axis2=2)
+    one, two = (
+        from_latent(bnn, mean, c, np.dtype("float32"), link=link)
+        for c in (cov, variance)
+    )
+    assert needs_covariance(bnn, link) == needed
+    a, b = (jax.tree.leaves((p.observed, p.epistemic)) for p in (one, two))
+    same = all(np.allclose(x, y, rtol=1e-5) for x, y in zip(a, b, strict=True))
+    assert same == (not needed)
 
 
 def test_one_compilation_for_all_values():

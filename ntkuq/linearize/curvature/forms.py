@@ -50,7 +50,7 @@ class Rotated(eqx.Module):
         if isinstance(leaf, Readout):
             each = self._into(leaf.a) ** 2 @ scale.T
             return (self.left * each[:, None, :]) @ self.left.T
-        if isinstance(leaf, Rows) and leaf.ids.shape[1] == 1:
+        if isinstance(leaf, Rows) and self.right is None and leaf.ids.shape[1] == 1:
             each = scale.T[leaf.ids[:, 0]]
             g = leaf.g[:, :, 0] @ self.left
             return jnp.einsum("nko,nlo,no->nkl", g, g, each)

@@ -7,6 +7,10 @@ from ntkuq.posteriors.laplace.posterior import (
     LaplacePosterior as LaplacePosterior,
     NotAtMAP as NotAtMAP,
 )
+from ntkuq.posteriors.laplace.sampled import (
+    SampledLaplace as SampledLaplace,
+    SampledLaplacePosterior as SampledLaplacePosterior,
+)
 from ntkuq.posteriors.laplace.search import (
     CrossValidation as CrossValidation,
     GridSearch as GridSearch,

@@ -33,7 +33,12 @@ from ntkuq.posteriors.laplace.functions import SampledFunctions
 from ntkuq.posteriors.laplace.layers import log_evidence_at
 from ntkuq.posteriors.laplace.problem import Linearized, inverse
 from ntkuq.posteriors.predictive import Predictive
-from ntkuq.posteriors.push import from_latent, joint_units, output_dtype
+from ntkuq.posteriors.push import (
+    from_latent,
+    joint_units,
+    needs_covariance,
+    output_dtype,
+)
 
 
 class NotAtMAP(UserWarning):
@@ -103,7 +108,7 @@ class LaplacePosterior(AbstractPosterior):
         """Predictions of the linearized network at x (N, …), in units of the data."""
         dtype = output_dtype(self.bnn)
         total = rows(x)
-        variances = self.link is not None and self.link.diagonal
+        variances = not needs_covariance(self.bnn, self.link)
         with jax.enable_x64(self.problem.double):
             moments = self._moments(x, _variance if variances else _marginal)
             return concatenate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -55,7 +56,7 @@ def _check(name: str, factors: tuple[float, ...]) -> None:
             f"{name}: expected at least three factors > 0 on the prior precision, got "
             f"{factors}"
         )
-    if any(b <= a for a, b in zip(factors, factors[1:])):
+    if any(b <= a for a, b in itertools.pairwise(factors)):
         raise ValueError(f"{name}: expected increasing factors, got {factors}")
 
 
@@ -145,9 +146,8 @@ class CrossValidation(AbstractSearch):
         for fold in np.array_split(order, self.folds):
             rest = np.setdiff1d(order, fold, assume_unique=True)
             predict, held = fits(data.take(rest)), data.take(fold)
-            parts.append(
-                [np.asarray(self.score(predict(f, held.x), held.y)) for f in self.factors]
-            )
+            losses = [self.score(predict(f, held.x), held.y) for f in self.factors]
+            parts.append([np.asarray(loss) for loss in losses])
         return np.concatenate([np.stack(part) for part in parts], axis=1)
 
 

@@ -1,0 +1,104 @@
+"""Laplace with sampled networks: predictions without linearizing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ntkuq.data import Batches, Dataset
+from ntkuq.linearize import map_chunks
+from ntkuq.models import BNN, forward
+from ntkuq.models.hyperparameters import Hyperparameter
+from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Cost
+from ntkuq.posteriors.laplace.method import Laplace
+from ntkuq.posteriors.laplace.posterior import LaplacePosterior
+from ntkuq.posteriors.predictive import Predictive
+from ntkuq.posteriors.push import from_functions, output_dtype
+
+
+class SampledLaplace(AbstractMethod):
+    """Laplace's Gaussian over the parameters, pushed through the network itself.
+
+    p(y | x) = 1/S sum_s p(y | f(x, theta_s)) with theta_s drawn from the Laplace
+    posterior. It is the classic predictive and usually the worse one: far from theta*
+    the network is not what the Gaussian was fitted to, and predictions underfit. The
+    linearized predictive of `Laplace` does not; this class is there to compare.
+
+    Args:
+        laplace: how the Gaussian is fitted.
+        samples: networks drawn, once, by the key of `fit`.
+
+    References: Immer, Korzepa, Bauer 2021 (arXiv 2008.08400); Lawrence 2001.
+
+    >>> SampledLaplace(samples=10).laplace.structure
+    Full()
+    """
+
+    laplace: Laplace = Laplace()
+    samples: int = 30
+
+    def __check_init__(self):
+        if self.samples < 2:
+            raise ValueError(f"SampledLaplace: expected samples >= 2, got {self.samples}")
+
+    def fit(
+        self, bnn: BNN, data: Dataset | Batches, *, key: Array
+    ) -> SampledLaplacePosterior:
+        """The posterior; `key` draws its networks."""
+        posterior = self.laplace.fit(bnn, data, key=key)
+        return SampledLaplacePosterior(posterior, posterior.sample(key, self.samples))
+
+    def cost(self, bnn: BNN, data: Dataset | Batches) -> Cost:
+        one = self.laplace.cost(bnn, data)
+        held = 8.0 * self.samples * bnn.size()
+        return Cost(one.flops, one.bytes + held, one.compiles + 1)
+
+
+class SampledLaplacePosterior(AbstractPosterior):
+    """Networks drawn from a Laplace posterior, equally likely.
+
+    Args:
+        laplace: the Gaussian they are drawn from.
+        networks: the networks, stacked along a leading axis.
+    """
+
+    laplace: LaplacePosterior
+    networks: PyTree
+
+    @property
+    def bnn(self) -> BNN:
+        return self.laplace.bnn
+
+    @property
+    def hyperparameters(self) -> tuple[Hyperparameter, ...]:
+        return self.laplace.hyperparameters
+
+    @property
+    def log_marginal_likelihood(self) -> float:
+        return self.laplace.log_marginal_likelihood
+
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        return self.laplace.diagnostics
+
+    def predict(self, x: PyTree) -> Predictive:
+        """The mixture of the networks' predictions at x (N, …)."""
+        inputs = self.bnn.inputs(x)
+        values = map_chunks(lambda part: _outputs(self.networks, part), inputs, 1024)
+        latent = jnp.swapaxes(values, 0, 1)
+        return from_functions(self.bnn, latent, output_dtype(self.bnn))
+
+
+@eqx.filter_jit
+def _outputs(networks: PyTree, x: PyTree) -> Float[Array, "N S C"]:
+    arrays, rest = eqx.partition(networks, eqx.is_inexact_array)
+
+    def one(arrays: PyTree) -> Array:
+        model = eqx.combine(arrays, rest)
+        return jax.vmap(lambda a: forward(model, a))(x)
+
+    return jnp.swapaxes(jax.lax.map(one, arrays), 0, 1)
