@@ -11,10 +11,9 @@ cheap as any.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -29,6 +28,7 @@ from jaxtyping import Array, PyTree
 from ntkuq.linearize.patches import patches
 from ntkuq.linearize.program import Use, program, readout, uses
 from ntkuq.models import forward, parameters
+from ntkuq.models.memo import by_structure
 
 
 class Site(NamedTuple):
@@ -232,7 +232,8 @@ def _gather(leaf: Leaf, indices: ArrayLike, **options):
     if not (whole and plain and leaf.plain() and leaf.outside()):
         leaf.materialise()
         return out
-    return _rows(leaf, lambda: jnp.asarray(indices)[..., 0], out, numbers.offset_dims[-1])
+    width = numbers.offset_dims[-1]
+    return _rows(leaf, lambda: jnp.asarray(indices)[..., 0], out, width)
 
 
 @quax.register(primitives.dynamic_slice_p)
@@ -370,41 +371,10 @@ def find_sites(model: PyTree, x: PyTree) -> Plan:
     >>> [site.kind for site in find_sites(layer, jnp.zeros(3)).sites]
     ['dense']
     """
-    abstract = jax.tree.map(jax.typeof, eqx.filter((model, x), eqx.is_array))
-    rest = eqx.filter((model, x), eqx.is_array, inverse=True)
-    try:
-        return _cached(*_hashable(abstract), *_hashable(rest))(model, x)
-    except TypeError as error:
-        # a module may hold something static that cannot be hashed
-        if "unhashable" not in str(error):
-            raise
-        return _find_sites(model, x)
+    return _find_sites(model, x)
 
 
-def _hashable(tree: PyTree) -> tuple[tuple, Any]:
-    leaves, structure = jax.tree.flatten(tree)
-    return tuple(leaves), structure
-
-
-class _Once:
-    """The plan of one kind of network, made at the first call."""
-
-    def __init__(self):
-        self.plan: Plan | None = None
-
-    def __call__(self, model: PyTree, x: PyTree) -> Plan:
-        if self.plan is None:
-            self.plan = _find_sites(model, x)
-        return self.plan
-
-
-@functools.lru_cache(maxsize=256)
-def _cached(*key: Any) -> _Once:
-    # Plans depend on shapes and on what is static, as compiled programs do.
-    del key
-    return _Once()
-
-
+@by_structure
 def _find_sites(model: PyTree, x: PyTree) -> Plan:
     leaves = jax.tree.leaves(parameters(model))
     shapes = tuple(leaf.shape for leaf in leaves)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, PyTree
 
-from ntkuq.data import Dataset
+from ntkuq.data import Batches, Dataset
 from ntkuq.models.likelihoods import (
     AbstractLikelihood,
     Bernoulli,
@@ -23,6 +23,7 @@ from ntkuq.models.likelihoods import (
     Poisson,
     Positions,
 )
+from ntkuq.models.memo import by_structure
 from ntkuq.models.network import Network, as_network, count, parameters
 from ntkuq.models.priors import AbstractPrior, NormalPrior
 from ntkuq.models.scaling import AbstractScaling, Identity
@@ -118,7 +119,7 @@ class BNN(eqx.Module):
         }
         return BNN(**(fields | changes))
 
-    def prepare(self, data: Dataset) -> BNN:
+    def prepare(self, data: Dataset | Batches) -> BNN:
         """The problem with its scaling fitted on `data`, which are checked.
 
         Known noise scales of the data turn a `Gaussian` into `KnownNoise`; targets of
@@ -131,24 +132,26 @@ class BNN(eqx.Module):
                 target is to be standardized, or the data have weights, which no method
                 takes into account yet.
         """
+        x, y = (data.x, data.y) if isinstance(data, Dataset) else data.moments()
+        if isinstance(data, Batches):
+            data = data.outline()
         if data.weight is not None:
             raise ValueError(
                 "Dataset.weight is not used by any method yet: expected a data set "
                 "without it, got one with it; leave weight out"
             )
-        y = np.asarray(data.y)
-        if self.likelihood.classes and not np.issubdtype(y.dtype, np.integer):
+        if self.likelihood.classes and not np.issubdtype(data.y.dtype, np.integer):
             raise TypeError(
                 f"{type(self.likelihood).__name__}: expected integer class codes "
-                f"0, 1, …, got targets of type {y.dtype}"
+                f"0, 1, …, got targets of type {data.y.dtype}"
             )
         likelihood = _fitting(self.likelihood, data)
         continuous = likelihood.continuous
-        flat = y.ndim > 2 and not isinstance(likelihood, Positions)
+        flat = data.y.ndim > 2 and not isinstance(likelihood, Positions)
         bnn = self._replace(
             likelihood=likelihood,
-            scaling=self.scaling.fit(data.x, y, continuous=continuous),
-            target_shape=y.shape[1:] if flat else None,
+            scaling=self.scaling.fit(x, y, continuous=continuous),
+            target_shape=data.y.shape[1:] if flat else None,
         )
         bnn.check_outputs(data)
         return bnn
@@ -161,8 +164,10 @@ class BNN(eqx.Module):
                 "without it, got one with it; leave noise_scale out, or use Laplace"
             )
 
-    def check_outputs(self, data: Dataset) -> None:
+    def check_outputs(self, data: Dataset | Batches) -> None:
         """Raise `ValueError` where outputs, likelihood and targets do not fit."""
+        if isinstance(data, Batches):
+            data = data.outline()
         likelihood = self.likelihood
         shape = self._output_shape(data.x)
         expected, found = likelihood.outputs(data.y), math.prod(shape)
@@ -179,9 +184,10 @@ class BNN(eqx.Module):
         if np.ndim(data.y) > 1 and not isinstance(likelihood, HeteroscedasticGaussian):
             _check_axes(shape, np.shape(data.y)[1:], found // _size(data.y))
 
-    def outputs(self, data: Dataset) -> int:
+    def outputs(self, data: Dataset | Batches) -> int:
         """The number of network outputs C (the network is traced, not run)."""
-        return self._outputs(data.x)
+        one = data.take_first(1) if isinstance(data, Batches) else data
+        return self._outputs(one.x)
 
     def _outputs(self, x: PyTree) -> int:
         return math.prod(self._output_shape(x))
@@ -205,7 +211,7 @@ class BNN(eqx.Module):
             return jax.ShapeDtypeStruct(leaf.shape[1:], jnp.int32 if keep else dtype)
 
         try:
-            out = eqx.filter_eval_shape(_call, model, jax.tree.map(example, x))
+            return _shape(model, jax.tree.map(example, x))
         # whatever a network raises on inputs that it does not take
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
             what = ", ".join(str(s[1:]) for s in shapes)
@@ -216,7 +222,6 @@ class BNN(eqx.Module):
                 "(leading axis: examples), and switch randomness off in the network "
                 "(equinox.nn.inference_mode)"
             ) from error
-        return out.shape
 
     def size(self) -> int:
         """The number of parameters P."""
@@ -269,6 +274,12 @@ class BNN(eqx.Module):
         return NoisyTargets(
             value, jnp.asarray(np.broadcast_to(noise / scale, y.shape), dtype)
         )
+
+
+@by_structure
+def _shape(model: PyTree, x: PyTree) -> tuple[int, ...]:
+    """The shape of the outputs; the network is traced, not run."""
+    return eqx.filter_eval_shape(_call, model, x).shape
 
 
 def _call(model: PyTree, x: PyTree) -> Array:

@@ -72,6 +72,7 @@ def regime(
     (0.0, 'In the kernel regime.')
     """
     bnn = bnn.prepare(data.train)
+    bnn.need_common_noise("regime")
     choose, *keys = jax.random.split(key, 1 + seeds)
     subsets = _subsets(data.test, choose)
     if initial is not None:

@@ -103,6 +103,7 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
             too large to hold.
     """
     bnn = bnn.prepare(data)
+    bnn.need_common_noise("NTKGP")
     check_finite(bnn.model)
     outputs = bnn.outputs(data)
     gaussian = isinstance(bnn.likelihood, Gaussian)

@@ -171,6 +171,7 @@ def _fit(
     method: GP | NNGP | NTKGP, make: Any, bnn: BNN, data: Dataset, key: Array
 ) -> GaussianPosterior | LatentPosterior:
     bnn = bnn.prepare(data)
+    bnn.need_common_noise(type(method).__name__)
     if isinstance(bnn.likelihood, Gaussian):
         return _fit_gaussian(method, make, bnn, data, key)
     if not latent.supports(bnn.likelihood, bnn.outputs(data)):

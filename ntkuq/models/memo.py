@@ -1,0 +1,68 @@
+"""Results that depend on shapes and static structure only, kept between calls."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+
+def by_structure[T](function: Callable[..., T]) -> Callable[..., T]:
+    """Call `function(*trees)` once for each structure of its arguments.
+
+    As compiled programs are kept: arrays count by shape and type, everything else by
+    equality. For functions that trace and never look at values.
+    """
+
+    @functools.lru_cache(maxsize=256)
+    def kept(*key: Any) -> _Once:
+        del key
+        return _Once()
+
+    @functools.wraps(function)
+    def wrapped(*trees: PyTree) -> T:
+        abstract = jax.tree.map(_abstract, eqx.filter(trees, _is_array))
+        rest = eqx.filter(trees, _is_array, inverse=True)
+        try:
+            once = kept(*_hashable(abstract), *_hashable(rest))
+        except TypeError as error:
+            # a module may hold something static that cannot be hashed
+            if "unhashable" not in str(error):
+                raise
+            return function(*trees)
+        return once(function, trees)
+
+    return wrapped
+
+
+class _Once:
+    """A value made at the first call."""
+
+    def __init__(self):
+        self.value: Any = None
+        self.made = False
+
+    def __call__(self, function: Callable, trees: tuple) -> Any:
+        if not self.made:
+            self.value = function(*trees)
+            self.made = True
+        return self.value
+
+
+def _is_array(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _abstract(leaf: Any) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.shape, str(leaf.dtype)
+    return jax.typeof(leaf)
+
+
+def _hashable(tree: PyTree) -> tuple[tuple, Any]:
+    leaves, structure = jax.tree.flatten(tree)
+    return tuple(leaves), structure
