@@ -39,7 +39,9 @@ class Outer(eqx.Module):
 
     def dense(self) -> Float[Array, "*N K P"]:
         """The Jacobian itself, raveled in the leaf's layout."""
-        pattern = "...ti,...kto->...koi" if self.output_first else "...ti,...kto->...kio"
+        pattern = (
+            "...ti,...kto->...koi" if self.output_first else "...ti,...kto->...kio"
+        )
         j = jnp.einsum(pattern, self.a, self.g)
         return j.reshape(*j.shape[:-2], -1)
 
@@ -61,7 +63,9 @@ class Rows(eqx.Module):
 
     def outer(self) -> Outer:
         """The same with the unit vectors written out."""
-        return Outer(jax.nn.one_hot(self.ids, self.size, dtype=self.g.dtype), self.g, False)
+        return Outer(
+            jax.nn.one_hot(self.ids, self.size, dtype=self.g.dtype), self.g, False
+        )
 
     def dense(self) -> Float[Array, "*N K P"]:
         """The Jacobian itself, raveled in the leaf's layout."""
@@ -278,7 +282,9 @@ class Jacobian(eqx.Module):
             if number in gradients:
                 factor = _factor(site, a, gradients[number])
             elif seed is None:
-                factor = Readout(a[0].astype(out.dtype), out.shape[0], site.output_first)
+                factor = Readout(
+                    a[0].astype(out.dtype), out.shape[0], site.output_first
+                )
             else:
                 factor = Outer(a.astype(out.dtype), rows[:, None], site.output_first)
             found[site.leaf].append(factor)

@@ -102,8 +102,6 @@ def _pairing(one: Factor, two: Factor) -> Float[Array, "N C M D"] | None:
     For each two examples sum_ts (a_t a'_s) (g_ct g'_ds): T S (I + D O) + C D T O
     operations, against C D P for dense Jacobians (P = I O).
     """
-    if isinstance(one, Dense) or isinstance(two, Dense):
-        return None
     if not isinstance(one, Outer | Rows) or not isinstance(two, Outer | Rows):
         return None
     t, s = one.g.shape[2], two.g.shape[2]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import numpy as np
 from jax.extend import core
 from jax.extend.core import primitives
 from jaxtyping import PyTree
@@ -82,7 +83,7 @@ def _write_out(
         else:
             made = list(range(count, count + len(equation.outvars)))
             count += len(made)
-            sizes = tuple(math.prod(atom.aval.shape) for atom in equation.invars)
+            sizes = tuple(math.prod(np.shape(atom.aval)) for atom in equation.invars)
             equations.append(
                 Equation(
                     equation.primitive,

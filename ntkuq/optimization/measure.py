@@ -155,6 +155,11 @@ def _scales(bnn: BNN, variance: np.ndarray, n: int) -> tuple[Array, Array]:
 
 def _alignment_targets(bnn: BNN, data: Dataset) -> Float[Array, "N D"]:
     y = np.asarray(data.y)
+    if bnn.likelihood.classes and y.ndim > 1:
+        raise ValueError(
+            "regime: expected one class code an example, got targets of shape "
+            f"{y.shape[1:]} each: measure a network with one label"
+        )
     if bnn.likelihood.classes:
         return jnp.asarray(np.eye(int(y.max()) + 1)[y])
     return jnp.asarray(y, jnp.float64).reshape(len(y), -1)

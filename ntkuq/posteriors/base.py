@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 from jaxtyping import Array, Float, PyTree
 
-from ntkuq.data import Dataset
+from ntkuq.data import Batches, DataLike, Dataset
 from ntkuq.models import BNN
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.predictive import Predictive
@@ -46,11 +46,11 @@ class AbstractMethod(eqx.Module):
     """A recipe that turns a problem and data into a posterior."""
 
     @abc.abstractmethod
-    def fit(self, bnn: BNN, data: Dataset, *, key: Array) -> AbstractPosterior:
+    def fit(self, bnn: BNN, data: DataLike, *, key: Array) -> AbstractPosterior:
         """The posterior of the problem given the data; nothing is changed."""
 
     @abc.abstractmethod
-    def cost(self, bnn: BNN, data: Dataset) -> Cost:
+    def cost(self, bnn: BNN, data: Dataset | Batches) -> Cost:
         """What `fit` will need, before anything runs."""
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ntkuq.data import Dataset
+from ntkuq.data import DataLike, as_data
 from ntkuq.models import BNN
 from ntkuq.posteriors.base import AbstractMethod
 
@@ -34,7 +34,7 @@ class Estimate(NamedTuple):
     bytes: float
 
 
-def estimate(method: AbstractMethod, bnn: BNN, data: Dataset) -> Estimate:
+def estimate(method: AbstractMethod, bnn: BNN, data: DataLike) -> Estimate:
     """Time and memory that `method.fit(bnn, data)` will take on this machine.
 
     Counts the method's operations and divides them by the rate of a small float64
@@ -49,6 +49,7 @@ def estimate(method: AbstractMethod, bnn: BNN, data: Dataset) -> Estimate:
         Seconds and bytes.
 
     >>> import equinox as eqx, numpy as np
+    >>> from ntkuq.data import Dataset
     >>> from ntkuq.models import Gaussian
     >>> from ntkuq.posteriors import Laplace
     >>> bnn = BNN(eqx.nn.MLP(2, 1, 8, 1, key=jax.random.key(0)), Gaussian())
@@ -56,7 +57,7 @@ def estimate(method: AbstractMethod, bnn: BNN, data: Dataset) -> Estimate:
     >>> estimate(Laplace(), bnn, Dataset(rows, rows[:, 0])).seconds < 60
     True
     """
-    cost = method.cost(bnn, data)
+    cost = method.cost(bnn, as_data(data))
     seconds = cost.flops / (EFFICIENCY * _rate())
     return Estimate(seconds + COMPILE_SECONDS * cost.compiles, BASE_BYTES + cost.bytes)
 

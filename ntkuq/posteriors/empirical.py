@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ntkuq.data import Dataset
+from ntkuq.data import Batches, Dataset
 from ntkuq.linearize import (
     AbstractCovariance,
     AbstractCurvature,
@@ -176,10 +176,11 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
     )
 
 
-def empirical_cost(bnn: BNN, data: Dataset) -> Cost:
+def empirical_cost(bnn: BNN, data: Dataset | Batches) -> Cost:
     """What `fit_empirical` needs: the full matrix, and one for each round."""
     outputs = bnn.outputs(data)
-    example = jax.tree.map(lambda leaf: leaf[0], bnn.prepare(data).inputs(data.x))
+    one = data.take_first(1) if isinstance(data, Batches) else data
+    example = jax.tree.map(lambda leaf: leaf[0], bnn.prepare(data).inputs(one.x))
     model = bnn.model if bnn.trained else bnn.network.init(jax.random.key(0))
     jacobian = Jacobian.at(model, example)
     rounds = 1 if isinstance(bnn.likelihood, Gaussian) else OTHER_ROUNDS

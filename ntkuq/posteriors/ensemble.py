@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ntkuq.data import Dataset
+from ntkuq.data import Batches, DataLike, Dataset, as_data
 from ntkuq.models import BNN, Train, check_finite
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Cost
@@ -66,7 +66,7 @@ class DeepEnsemble(AbstractMethod):
     def fit(
         self,
         bnn: BNN,
-        data: Dataset,
+        data: DataLike,
         *,
         callback: Callable[[int, float], None] | None = None,
         key: Array,
@@ -77,8 +77,8 @@ class DeepEnsemble(AbstractMethod):
             ValueError: without a builder.
             TrainingError: where a member diverges.
         """
+        data = as_data(data)
         bnn = bnn.prepare(data)
-        x, y = bnn.inputs(data.x), bnn.targets(data)
         members: list[PyTree] = []
         losses: list[float] = []
         for number, member_key in enumerate(jax.random.split(key, self.size)):
@@ -88,14 +88,14 @@ class DeepEnsemble(AbstractMethod):
                 if callback is not None:
                     callback(number * self.train.steps + steps, loss)
 
-            result = self.train.run(
-                bnn, bnn.network.init(init), x, y, callback=report, key=now
+            result = self.train.fit(
+                bnn, bnn.network.init(init), data, callback=report, key=now
             )
             members.append(result.model)
             losses.append(float(result.losses[-1]))
         return _ensemble(bnn, members, losses)
 
-    def cost(self, bnn: BNN, data: Dataset) -> Cost:
+    def cost(self, bnn: BNN, data: Dataset | Batches) -> Cost:
         size = len(data) if self.train.batch is None else self.train.batch
         steps = self.size * self.train.steps
         bytes_ = 40.0 * bnn.size() * self.size + 2**26

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ntkuq.data import Dataset
+from ntkuq.data import Batches, DataLike, Dataset, as_data
 from ntkuq.models import BNN, Train
 from ntkuq.models.hyperparameters import (
     AbstractTune,
@@ -63,7 +63,7 @@ class MAP(AbstractMethod):
     def fit(
         self,
         bnn: BNN,
-        data: Dataset,
+        data: DataLike,
         *,
         callback: Callable[[int, float], None] | None = None,
         key: Array,
@@ -74,6 +74,7 @@ class MAP(AbstractMethod):
             ValueError: without a builder, or where network and data do not fit.
             TrainingError: where training diverges.
         """
+        data = as_data(data)
         bnn = bnn.prepare(data)
         init, steps = jax.random.split(key)
         losses: list[float] = []
@@ -88,11 +89,10 @@ class MAP(AbstractMethod):
                     if callback is not None:
                         callback(done + count, loss)
 
-                result = self.train.run(
+                result = self.train.fit(
                     bnn,
                     bnn.network.trained,
-                    bnn.inputs(data.x),
-                    bnn.targets(data),
+                    data,
                     callback=report,
                     key=jax.random.fold_in(steps, number),
                 )
@@ -119,11 +119,11 @@ class MAP(AbstractMethod):
             },
         )
 
-    def _structure(self, bnn: BNN, data: Dataset) -> AbstractStructure:
+    def _structure(self, bnn: BNN, data: Dataset | Batches) -> AbstractStructure:
         side = min(bnn.size(), len(data) * bnn.outputs(data))
         return Full() if side <= FULL_LIMIT else KFAC()
 
-    def cost(self, bnn: BNN, data: Dataset) -> Cost:
+    def cost(self, bnn: BNN, data: Dataset | Batches) -> Cost:
         if self.train is None:
             return Cost(0.0, 0.0, 3)
         size = len(data) if self.train.batch is None else self.train.batch

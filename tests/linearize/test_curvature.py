@@ -92,7 +92,9 @@ class Case:
         parts = jnp.split(jnp.asarray(v), np.cumsum(self.jacobian.sizes)[:-1])
         moved = jnp.concatenate(eqx.filter_jit(covariance.apply)(parts))
         np.testing.assert_allclose(moved, sigma @ v, rtol=rtol, atol=1e-10)
-        at = curvature.log_det_at([2.0 * v for v in self.variances], jnp.asarray(0.5 * T))
+        at = curvature.log_det_at(
+            [2.0 * v for v in self.variances], jnp.asarray(0.5 * T)
+        )
         assert float(at) == pytest.approx(log_det, rel=1e-8)
 
 
@@ -232,7 +234,9 @@ def test_low_rank_is_exact_at_full_rank_and_never_overconfident():
 def test_full_samples_have_the_covariance_by_their_root(build):
     """Draws are linear in the noise: their second moment is exact, not simulated."""
     case = Case("right")
-    made = build(*case.problem, case.c) if build is weight_space else build(*case.problem)
+    made = (
+        build(*case.problem, case.c) if build is weight_space else build(*case.problem)
+    )
     covariance = made[0].covariance(TAU, T)
     draws = np.asarray(covariance.sample((4000,), key=KEY))
     _, _, sigma = case.expected(oracle.ggn(case.j, case.h))

@@ -103,5 +103,3 @@ def summarize(
     if isinstance(likelihood, Gaussian):
         misfit = jnp.sum(((y - f) / likelihood.scale) ** 2)
     return Summary(value, misfit, [leaf.reshape(-1) for leaf in gradient])
-
-

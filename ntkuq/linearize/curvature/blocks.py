@@ -15,7 +15,6 @@ from ntkuq.linearize.chunks import predicted_numbers
 from ntkuq.linearize.curvature.base import (
     AbstractCovariance,
     AbstractCurvature,
-    spectral_log_det,
     spectral_slopes,
 )
 from ntkuq.linearize.curvature.forms import Block, Diag, Rotated

@@ -65,7 +65,9 @@ class SampledFisher(AbstractFisher):
 
     def __check_init__(self):
         if self.samples < 1:
-            raise ValueError(f"SampledFisher: expected samples >= 1, got {self.samples}")
+            raise ValueError(
+                f"SampledFisher: expected samples >= 1, got {self.samples}"
+            )
 
     def extras(self, y, chunk):
         size = jax.tree.leaves(y)[0].shape[0]

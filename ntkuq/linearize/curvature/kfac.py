@@ -28,7 +28,15 @@ from ntkuq.linearize.curvature.blocks import Blocks
 from ntkuq.linearize.curvature.fisher import AbstractFisher
 from ntkuq.linearize.curvature.forms import Block, Diag, Rotated
 from ntkuq.linearize.examples import AbstractExamples
-from ntkuq.linearize.jacobian import Dense, Factor, Factors, Jacobian, Outer, Readout, Rows
+from ntkuq.linearize.jacobian import (
+    Dense,
+    Factor,
+    Factors,
+    Jacobian,
+    Outer,
+    Readout,
+    Rows,
+)
 from ntkuq.models import AbstractLikelihood
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ntkuq.data import Dataset
+from ntkuq.data import Batches, DataLike, Dataset, as_dataset
 from ntkuq.kernels import (
     RBF,
     AbstractCovariance,
@@ -79,7 +79,7 @@ class GP(AbstractMethod):
     tune: AbstractTune = MarginalLikelihood()
     inference: LatentLaplace = LatentLaplace()
 
-    def fit(self, bnn: BNN, data: Dataset, *, key: Array):
+    def fit(self, bnn: BNN, data: DataLike, *, key: Array):
         """The posterior; of the `BNN` it uses likelihood and scaling.
 
         Raises:
@@ -87,7 +87,7 @@ class GP(AbstractMethod):
         """
         return _fit(self, self.kernel.covariance, bnn, data, key)
 
-    def cost(self, bnn: BNN, data: Dataset) -> Cost:
+    def cost(self, bnn: BNN, data: Dataset | Batches) -> Cost:
         return _cost(self, bnn, data)
 
 
@@ -112,7 +112,7 @@ class NNGP(AbstractMethod):
     tune: AbstractTune = MarginalLikelihood()
     inference: LatentLaplace = LatentLaplace()
 
-    def fit(self, bnn: BNN, data: Dataset, *, key: Array):
+    def fit(self, bnn: BNN, data: DataLike, *, key: Array):
         """The posterior; of the network it uses the architecture.
 
         Raises:
@@ -121,7 +121,7 @@ class NNGP(AbstractMethod):
         """
         return _fit(self, self.kernel.nngp, bnn, data, key)
 
-    def cost(self, bnn: BNN, data: Dataset) -> Cost:
+    def cost(self, bnn: BNN, data: Dataset | Batches) -> Cost:
         return _cost(self, bnn, data)
 
 
@@ -150,7 +150,7 @@ class NTKGP(AbstractMethod):
     tune: AbstractTune = MarginalLikelihood()
     inference: LatentLaplace = LatentLaplace()
 
-    def fit(self, bnn: BNN, data: Dataset, *, key: Array):
+    def fit(self, bnn: BNN, data: DataLike, *, key: Array):
         """The posterior; of the network it uses the architecture.
 
         Raises:
@@ -158,18 +158,20 @@ class NTKGP(AbstractMethod):
             TypeError: for a likelihood that is not covered.
         """
         if isinstance(self.kernel, Empirical):
-            return fit_empirical(bnn, data, self.tune)
+            return fit_empirical(bnn, as_dataset(data), self.tune)
         return _fit(self, self.kernel.ntk, bnn, data, key)
 
-    def cost(self, bnn: BNN, data: Dataset) -> Cost:
+    def cost(self, bnn: BNN, data: Dataset | Batches) -> Cost:
         if isinstance(self.kernel, Empirical):
             return empirical_cost(bnn, data)
         return _cost(self, bnn, data)
 
 
 def _fit(
-    method: GP | NNGP | NTKGP, make: Any, bnn: BNN, data: Dataset, key: Array
+    method: GP | NNGP | NTKGP, make: Any, bnn: BNN, data: DataLike, key: Array
 ) -> GaussianPosterior | LatentPosterior:
+    # the kernel matrix needs all rows at once
+    data = as_dataset(data)
     bnn = bnn.prepare(data)
     bnn.need_common_noise(type(method).__name__)
     if isinstance(bnn.likelihood, Gaussian):
@@ -264,7 +266,7 @@ def _fit_latent(method, make, bnn, data, key) -> LatentPosterior:
     )
 
 
-def _cost(method, bnn: BNN, data: Dataset) -> Cost:
+def _cost(method, bnn: BNN, data: Dataset | Batches) -> Cost:
     size = float(len(data))
     outputs = bnn.outputs(data)
     steps = (

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ntkuq.data import Batches, Dataset, as_data
+from ntkuq.data import Batches, DataLike, Dataset, as_data
 from ntkuq.linearize import Jacobian
 from ntkuq.models import BNN, AbstractLink
 from ntkuq.models.hyperparameters import AbstractTune, Fixed, MarginalLikelihood
@@ -63,7 +63,7 @@ class Laplace(AbstractMethod):
     link: AbstractLink | None = None
 
     def fit(
-        self, bnn: BNN, data: Dataset | Batches, *, key: Array | None = None
+        self, bnn: BNN, data: DataLike, *, key: Array | None = None
     ) -> LaplacePosterior:
         """The posterior around `bnn`'s trained network; `key` is not used.
 
@@ -85,10 +85,12 @@ class Laplace(AbstractMethod):
         tuned = choose(self.tune, problem, self._fits(bnn), data)
         return posterior(self, self.link, bnn, problem, tuned, data.units)
 
-    def _fits(self, bnn: BNN) -> Callable[[Dataset], Callable[..., Predictive]]:
+    def _fits(
+        self, bnn: BNN
+    ) -> Callable[[Dataset | Batches], Callable[[float, Any], Predictive]]:
         """From training data to predictions at a factor on the precision."""
 
-        def fits(data: Dataset) -> Callable[[float, Any], Predictive]:
+        def fits(data: Dataset | Batches) -> Callable[[float, Any], Predictive]:
             problem = linearized_problem(bnn, data, self.structure, self.subset)
 
             def predict(factor: float, x: Any) -> Predictive:
@@ -108,9 +110,7 @@ class Laplace(AbstractMethod):
         model = bnn.model if bnn.trained else bnn.network.init(jax.random.key(0))
         jacobian = Jacobian.at(model, example, self.subset)
         outputs = bnn.outputs(one)
-        return self.structure.cost(
-            Size(jacobian, len(data), outputs, 2.0 * bnn.size())
-        )
+        return self.structure.cost(Size(jacobian, len(data), outputs, 2.0 * bnn.size()))
 
 
 def choose(
@@ -141,7 +141,7 @@ def choose(
         return maximize(problem.fit, problem.curvature)
 
 
-def updated(old: LaplacePosterior, data: Dataset | Batches) -> LaplacePosterior:
+def updated(old: LaplacePosterior, data: DataLike) -> LaplacePosterior:
     """The posterior given further data: curvatures and sums add."""
     method = old.method
     if not isinstance(method, Laplace) or isinstance(method.tune, AbstractSearch):

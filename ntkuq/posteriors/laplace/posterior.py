@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ntkuq.data import Batches, Dataset
+from ntkuq.data import DataLike
 from ntkuq.linearize import (
     AbstractCovariance,
     FunctionSpace,
@@ -173,9 +173,7 @@ class LaplacePosterior(AbstractPosterior):
         flat = _sample(self.covariance, n, key)
         return jnp.split(flat, np.cumsum(self.jacobian.sizes)[:-1], axis=1)
 
-    def update(
-        self, data: Dataset | Batches, *, key: Array | None = None
-    ) -> LaplacePosterior:
+    def update(self, data: DataLike, *, key: Array | None = None) -> LaplacePosterior:
         """The posterior given further data, at the same network.
 
         The Gauss-Newton matrices add, and so do the sums of the evidence; then the

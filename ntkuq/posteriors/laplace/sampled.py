@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ntkuq.data import Batches, Dataset
+from ntkuq.data import Batches, DataLike, Dataset
 from ntkuq.linearize import map_chunks
 from ntkuq.models import BNN, forward
 from ntkuq.models.hyperparameters import Hyperparameter
@@ -43,11 +43,11 @@ class SampledLaplace(AbstractMethod):
 
     def __check_init__(self):
         if self.samples < 2:
-            raise ValueError(f"SampledLaplace: expected samples >= 2, got {self.samples}")
+            raise ValueError(
+                f"SampledLaplace: expected samples >= 2, got {self.samples}"
+            )
 
-    def fit(
-        self, bnn: BNN, data: Dataset | Batches, *, key: Array
-    ) -> SampledLaplacePosterior:
+    def fit(self, bnn: BNN, data: DataLike, *, key: Array) -> SampledLaplacePosterior:
         """The posterior; `key` draws its networks."""
         posterior = self.laplace.fit(bnn, data, key=key)
         return SampledLaplacePosterior(posterior, posterior.sample(key, self.samples))

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkuq.data import Batches, Dataset
+from ntkuq.data import Batches, Dataset, as_dataset
 from ntkuq.models.hyperparameters import AbstractTune
 from ntkuq.posteriors.laplace.evidence import Tuned, keep
 from ntkuq.posteriors.laplace.problem import Linearized
@@ -40,14 +40,12 @@ class AbstractSearch(AbstractTune):
         """The factors that are tried."""
 
     @abc.abstractmethod
-    def losses(
-        self, data: Dataset | Batches, fits: Fits
-    ) -> Float[np.ndarray, "G N"]:
+    def losses(self, data: Dataset | Batches, fits: Fits) -> Float[np.ndarray, "G N"]:
         """The loss of each held-out example at each factor."""
 
 
 #: From training data to predictions of the posterior at a factor on the precision.
-Fits = Callable[[Dataset], Callable[[float, Any], Predictive]]
+Fits = Callable[[Dataset | Batches], Callable[[float, Any], Predictive]]
 
 
 def _check(name: str, factors: tuple[float, ...]) -> None:
@@ -125,17 +123,14 @@ class CrossValidation(AbstractSearch):
     def __check_init__(self):
         _check("CrossValidation", self.factors)
         if self.folds < 2:
-            raise ValueError(
-                f"CrossValidation: expected folds >= 2, got {self.folds}"
-            )
+            raise ValueError(f"CrossValidation: expected folds >= 2, got {self.folds}")
 
     @property
     def grid(self):
         return self.factors
 
     def losses(self, data, fits):
-        if isinstance(data, Batches):
-            data = data.to_dataset()
+        data = as_dataset(data)
         if len(data) < 2 * self.folds:
             raise ValueError(
                 f"CrossValidation: expected at least {2 * self.folds} examples for "
