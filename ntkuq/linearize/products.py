@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -59,11 +61,14 @@ def _total(left: Factors, right: Factors, variances: list[Array], product) -> Ar
     return total
 
 
-def _gradients(leaf: Outer) -> Float[Array, "N K O"]:
+def _gradients(leaf: Factor) -> Float[Array, "N K O"]:
+    if not isinstance(leaf, Outer):
+        raise TypeError(f"expected an outer product, got {type(leaf).__name__}")
     return leaf.g[:, :, 0]
 
 
-def _once(leaf: Factor) -> bool:
+def _once(leaf: Factor) -> TypeGuard[Outer | Readout]:
+    """A layer met at one position."""
     return isinstance(leaf, Readout) or (isinstance(leaf, Outer) and leaf.once)
 
 

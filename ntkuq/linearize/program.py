@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import numpy as np
 from jax.extend import core
 from jax.extend.core import primitives
 from jaxtyping import PyTree
@@ -83,7 +82,7 @@ def _write_out(
         else:
             made = list(range(count, count + len(equation.outvars)))
             count += len(made)
-            sizes = tuple(math.prod(np.shape(atom.aval)) for atom in equation.invars)
+            sizes = tuple(_size(atom.aval) for atom in equation.invars)
             equations.append(
                 Equation(
                     equation.primitive,
@@ -220,6 +219,10 @@ def _activations(jaxpr) -> int:
         repeats = equation.params.get("length", 1)
         total += max(own, repeats * sum(inner))
     return total
+
+
+def _size(aval: Any) -> int:
+    return math.prod(aval.shape)
 
 
 def _inner(params: dict) -> list:

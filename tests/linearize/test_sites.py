@@ -119,11 +119,10 @@ def test_the_ntk_is_that_of_the_dense_jacobian(case, bytes_, monkeypatch):
     """Whole and in blocks of one example."""
     from ntkuq.linearize import chunks
 
-    model, x, _, found, factors, parts = case
+    _, x, _, found, _, parts = case
     if bytes_ == 1 and len(parts) > 4:
         pytest.skip("blocks are tried on the small networks")
     monkeypatch.setattr(chunks, "CHUNK_BYTES", bytes_)
-    n, c = factors.outputs.shape
     j = np.concatenate(parts, axis=-1)
     k = np.einsum("ncp,mdp->ncmd", j, j)
     close = {"rtol": 1e-9, "atol": 1e-10}
@@ -159,7 +158,7 @@ def test_chunks_count_what_is_alive():
     # one example: 100 + 1000 + 1000 inputs, 1000 + 1000 gradients, the biases, and the
     # activations twice, a few arrays of width 1000 a layer
     used = 2 * found.plan.activations + (2100 + 2000) + 2001
-    assert 2**28 / (4 * 1.2 * used) < examples <= 2**28 / (4 * 0.5 * used)
+    assert 2**27 / (4 * 1.2 * used) < examples <= 2**27 / (4 * 0.5 * used)
     assert 2000 < found.plan.activations < 20_000
 
 

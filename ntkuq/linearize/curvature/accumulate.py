@@ -34,7 +34,7 @@ class Seen(NamedTuple):
 
     total: Any
     summary: Summary
-    count: int
+    examples: int
 
 
 def accumulate(
@@ -66,7 +66,7 @@ def accumulate(
         count += jax.tree.leaves(x)[0].shape[0]
     if total is None:
         raise ValueError("expected at least one example, got none")
-    return Seen(*total, count)
+    return Seen(total[0], total[1], count)
 
 
 @eqx.filter_jit

@@ -125,6 +125,16 @@ class AbstractCurvature(eqx.Module):
         return {}
 
 
+def same_kind[T](one: T, other: object) -> T:
+    """`other`, which has to be of the class of `one`."""
+    if not isinstance(other, type(one)):
+        raise TypeError(
+            f"expected a {type(one).__name__} to merge with, got "
+            f"{type(other).__name__}: fit both with the same structure and view"
+        )
+    return other
+
+
 def spectral_log_det(eigenvalues: np.ndarray, log_t: float) -> float:
     """log det(I + t L0^-1 G) from the eigenvalues of L0^-1 G."""
     return float(np.log1p(np.exp(log_t) * eigenvalues).sum())

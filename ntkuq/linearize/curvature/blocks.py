@@ -15,6 +15,7 @@ from ntkuq.linearize.chunks import predicted_numbers
 from ntkuq.linearize.curvature.base import (
     AbstractCovariance,
     AbstractCurvature,
+    same_kind,
     spectral_slopes,
 )
 from ntkuq.linearize.curvature.forms import Block, Diag, Rotated
@@ -106,6 +107,7 @@ class Blocks(AbstractCurvature):
         return Blocks.of(self.blocks, self.statistics, variances, self.count)
 
     def merge(self, other):
+        other = same_kind(self, other)
         from ntkuq.linearize.curvature.kfac import merged
 
         return merged(self, other)
@@ -116,7 +118,7 @@ def _scales(
     values: list[Array], variances: list[Array], tau: ArrayLike, t: ArrayLike
 ) -> list[Array]:
     return [
-        1.0 / (tau * (1.0 / v + t * jnp.clip(value, 0.0)))
+        jnp.reciprocal(tau * (jnp.clip(value, 0.0) * t + 1.0 / v))
         for value, v in zip(values, variances, strict=True)
     ]
 

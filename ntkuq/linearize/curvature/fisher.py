@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ntkuq.models import AbstractLikelihood
+from ntkuq.models import AbstractLikelihood, KnownNoise
 
 
 class AbstractFisher(eqx.Module):
@@ -75,6 +75,11 @@ class SampledFisher(AbstractFisher):
 
     def weights(self, likelihood, latent, *extra):
         (key,) = extra
+        if isinstance(likelihood, KnownNoise):
+            raise TypeError(
+                "SampledFisher: expected a likelihood that targets can be drawn from, "
+                "got noise scales known by datum: use ExactFisher()"
+            )
         draws = likelihood.distribution(latent).sample(key, (self.samples,))
         gradients = jax.vmap(lambda y: likelihood.residual(latent, y))(draws)
         return gradients.T / jnp.sqrt(jnp.asarray(self.samples, latent.dtype))

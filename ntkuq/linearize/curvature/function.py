@@ -21,6 +21,7 @@ from ntkuq.linearize.curvature.base import (
     AbstractCovariance,
     AbstractCurvature,
     Evaluated,
+    same_kind,
     symmetric,
 )
 from ntkuq.linearize.curvature.fisher import AbstractFisher, ExactFisher
@@ -103,6 +104,7 @@ class FunctionSpace(AbstractCurvature):
         return FunctionSpace(square, self.jacobian, self.train, variances)
 
     def merge(self, other):
+        other = same_kind(self, other)
         train = jax.tree.map(lambda *a: jnp.concatenate(a), self.train, other.train)
         square = Square.of(_train_gram(train, self.variances))
         return FunctionSpace(square, self.jacobian, train, self.variances)

@@ -217,7 +217,7 @@ def kronecker_blocks(
     step = Step(forms, Expand() if sharing is None else sharing)
     seen: Seen = accumulate(step, jacobian, likelihood, examples, size, fisher)
     statistics = _Statistics(seen.total, forms)
-    return _decomposed(statistics, variances, seen.count), seen.summary
+    return _decomposed(statistics, variances, seen.examples), seen.summary
 
 
 class _Statistics(eqx.Module):

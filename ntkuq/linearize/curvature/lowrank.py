@@ -1,7 +1,7 @@
 """The leading eigenpairs of the Gauss-Newton matrix, by Lanczos.
 
-L0^-1/2 G L0^-1/2 is approximated by U diag(s) U^T with orthonormal U of k columns, so
-that the posterior covariance is D [I - U diag(t s / (1 + t s)) U^T] D, D = (tau L0)^-1/2:
+L0^-1/2 G L0^-1/2 is approximated by U diag(s) U^T with k orthonormal columns U. With
+D = (tau L0)^-1/2 the posterior covariance is D [I - U diag(t s / (1 + t s)) U^T] D:
 prior variance where the data are not looked at.
 
 References: Lanczos 1950; matfree, Kraemer 2024 (arXiv 2405.17277).
@@ -22,6 +22,7 @@ from ntkuq.linearize.curvature.accumulate import Summary, summarize
 from ntkuq.linearize.curvature.base import (
     AbstractCovariance,
     AbstractCurvature,
+    same_kind,
     spectral_log_det,
     spectral_slopes,
 )
@@ -84,6 +85,7 @@ class LowRankCurvature(AbstractCurvature):
         return self._of(self._scaled(variances), deviations, self.residual)
 
     def merge(self, other):
+        other = same_kind(self, other)
         root = self.vectors * jnp.sqrt(self.values)
         both = jnp.concatenate([root, other.vectors * jnp.sqrt(other.values)], axis=1)
         residual = max(self.residual, other.residual)
@@ -204,7 +206,7 @@ def _lanczos(jacobian, likelihood, fisher, x, extra, deviations, rank, steps):
     found = tridiag_sym(steps, custom_vjp=False)(product, start, column)
     values, inner = jnp.linalg.eigh(found.J_small)
     values, inner = values[-rank:][::-1], inner[:, -rank:][:, ::-1]
-    vectors = found.Q_tall.T @ inner  # Q_tall: (steps, P)
+    vectors = jnp.asarray(found.Q_tall).T @ inner  # Q_tall: (steps, P)
     # of a Ritz pair W u - s u = (what the last step left over) times u's last entry
     left_over = jnp.linalg.norm(found.residual) * jnp.abs(inner[-1])
     largest = jnp.maximum(values[0], jnp.finfo(values.dtype).tiny)

@@ -26,7 +26,7 @@ def extended(factors: Factors, deviations: list[Array]) -> Float[Array, "N E"]:
 
 
 def places(jacobian: Jacobian, outputs: int) -> tuple[tuple[int, ...], ...]:
-    """Where parameter (c, e) of the extended matrix lies in the raveled leaves, C x E."""
+    """Where parameter (c, e) of the extended matrix lies in the raveled leaves."""
     found, start = [], 0
     for leaf, size in zip(jacobian.subset, jacobian.sizes, strict=True):
         site = jacobian.site(leaf)

@@ -94,7 +94,7 @@ _spectrum = jax.jit(jnp.linalg.eigvalsh)
 @jax.jit
 def _factor(matrix: Array, t: ArrayLike, relative: ArrayLike) -> Factored:
     size = matrix.shape[0]
-    jitter = relative * t * jnp.max(jnp.diagonal(matrix))
+    jitter = jnp.max(jnp.diagonal(matrix)) * t * relative
     eye = jnp.eye(size, dtype=matrix.dtype)
     lower = jnp.linalg.cholesky((1.0 + jitter) * eye + t * matrix)
     return Factored(lower, jitter, 2.0 * jnp.sum(jnp.log(jnp.diagonal(lower))))

@@ -17,6 +17,7 @@ from ntkuq.linearize.curvature.base import (
     AbstractCovariance,
     AbstractCurvature,
     Evaluated,
+    same_kind,
 )
 from ntkuq.linearize.curvature.fisher import AbstractFisher
 from ntkuq.linearize.curvature.readout import (
@@ -77,7 +78,7 @@ class WeightSpace(AbstractCurvature):
     def slopes(self, log_t: float):
         return self.square.slopes(log_t)
 
-    def covariance(self, tau: float, t: float) -> WeightCovariance:
+    def covariance(self, tau: float, t: float) -> AbstractCovariance:
         return self.at(tau, t).covariance
 
     def at(self, tau: float, t: float):
@@ -107,6 +108,7 @@ class WeightSpace(AbstractCurvature):
         return WeightSpace(square, roots(variances), self.sizes, self.order)
 
     def merge(self, other):
+        other = same_kind(self, other)
         square = Square.of(self.square.matrix + other.square.matrix)
         return WeightSpace(square, self.deviations, self.sizes, self.order)
 

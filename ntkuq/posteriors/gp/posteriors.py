@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from ntkuq.data import Dataset
 from ntkuq.kernels import AbstractCovariance, LogValues
 from ntkuq.kernels.solve import check
-from ntkuq.models import BNN, Gaussian
+from ntkuq.models import BNN, Gaussian, NoisyTargets
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractPosterior, Joint
 from ntkuq.posteriors.gp import gaussian, latent
@@ -95,7 +95,7 @@ def condition(
     """
     with jax.enable_x64(True):
         x, y = _inputs(bnn, data.x), bnn.targets(data, np.float64)
-        if not isinstance(bnn.likelihood, Gaussian):
+        if not isinstance(bnn.likelihood, Gaussian) or isinstance(y, NoisyTargets):
             kind = type(bnn.likelihood).__name__
             raise TypeError(f"expected a Gaussian likelihood, got {kind}")
         noise = jnp.asarray(bnn.likelihood.scale, jnp.float64)

@@ -113,8 +113,10 @@ class LaplacePosterior(AbstractPosterior):
             moments = self._moments(x, _variance if variances else _marginal)
             return concatenate(
                 [
-                    from_latent(self.bnn, *part, dtype, link=self.link, total=total)
-                    for part in moments
+                    from_latent(
+                        self.bnn, mean, spread, dtype, link=self.link, total=total
+                    )
+                    for mean, spread in moments
                 ]
             )
 

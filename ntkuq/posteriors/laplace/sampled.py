@@ -50,7 +50,14 @@ class SampledLaplace(AbstractMethod):
     def fit(self, bnn: BNN, data: DataLike, *, key: Array) -> SampledLaplacePosterior:
         """The posterior; `key` draws its networks."""
         posterior = self.laplace.fit(bnn, data, key=key)
-        return SampledLaplacePosterior(posterior, posterior.sample(key, self.samples))
+        return SampledLaplacePosterior(
+            bnn=posterior.bnn,
+            hyperparameters=posterior.hyperparameters,
+            log_marginal_likelihood=posterior.log_marginal_likelihood,
+            diagnostics=posterior.diagnostics,
+            laplace=posterior,
+            networks=posterior.sample(key, self.samples),
+        )
 
     def cost(self, bnn: BNN, data: Dataset | Batches) -> Cost:
         one = self.laplace.cost(bnn, data)
@@ -66,24 +73,12 @@ class SampledLaplacePosterior(AbstractPosterior):
         networks: the networks, stacked along a leading axis.
     """
 
+    bnn: BNN
+    hyperparameters: tuple[Hyperparameter, ...]
+    log_marginal_likelihood: float | None
+    diagnostics: dict[str, Any]
     laplace: LaplacePosterior
     networks: PyTree
-
-    @property
-    def bnn(self) -> BNN:
-        return self.laplace.bnn
-
-    @property
-    def hyperparameters(self) -> tuple[Hyperparameter, ...]:
-        return self.laplace.hyperparameters
-
-    @property
-    def log_marginal_likelihood(self) -> float:
-        return self.laplace.log_marginal_likelihood
-
-    @property
-    def diagnostics(self) -> dict[str, Any]:
-        return self.laplace.diagnostics
 
     def predict(self, x: PyTree) -> Predictive:
         """The mixture of the networks' predictions at x (N, …)."""
