@@ -13,7 +13,7 @@ from . import (
     report as report,
 )
 from .calibration import Score as Score, Scores as Scores, score as score
-from .data import Dataset as Dataset, Split as Split
+from .data import Batches as Batches, Dataset as Dataset, Split as Split
 from .kernels import RBF as RBF, Analytic as Analytic, Empirical as Empirical
 from .models import (
     BNN as BNN,
@@ -24,29 +24,41 @@ from .models import (
     Gaussian as Gaussian,
     HeteroscedasticGaussian as HeteroscedasticGaussian,
     Identity as Identity,
+    LaplaceBridge as LaplaceBridge,
+    LogDensity as LogDensity,
     MarginalLikelihood as MarginalLikelihood,
+    MeanField as MeanField,
+    MonteCarlo as MonteCarlo,
     Network as Network,
     NormalPrior as NormalPrior,
     Poisson as Poisson,
+    Probit as Probit,
     Standardize as Standardize,
     Train as Train,
 )
 from .optimization import regime as regime
 from .posteriors import (
+    EKFAC as EKFAC,
     GP as GP,
     KFAC as KFAC,
     MAP as MAP,
     NNGP as NNGP,
     NTKGP as NTKGP,
     All as All,
+    CrossValidation as CrossValidation,
     DeepEnsemble as DeepEnsemble,
     Diagonal as Diagonal,
     Full as Full,
+    GridSearch as GridSearch,
     Laplace as Laplace,
     LastLayer as LastLayer,
+    LowRank as LowRank,
     Predictive as Predictive,
+    SampledLaplace as SampledLaplace,
     Select as Select,
     estimate as estimate,
+    load as load,
+    save as save,
 )
 from .report import Comparison as Comparison, compare as compare
 

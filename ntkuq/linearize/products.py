@@ -141,10 +141,16 @@ def _trace_gram(one: Factor, two: Factor) -> Float[Array, "N M"]:
             return one.outputs * inner
         left = one.outer() if isinstance(one, Readout) else one
         right = two.outer() if isinstance(two, Readout) else two
-        n, m = inner.shape
-        flat = _gradients(left).reshape(n, -1) @ _gradients(right).reshape(m, -1).T
-        return inner * flat
-    return jnp.einsum("ncp,mcp->nm", one.dense(), two.dense())
+        return inner * _flat_product(_gradients(left), _gradients(right))
+    return _flat_product(one.dense(), two.dense())
+
+
+def _flat_product(
+    one: Float[Array, "N K P"], two: Float[Array, "M K P"]
+) -> Float[Array, "N M"]:
+    # one form for a weight's gradients and its bias's Jacobian, which are the same
+    # numbers: the compiler then makes their product once
+    return one.reshape(len(one), -1) @ two.reshape(len(two), -1).T
 
 
 def _output_gram(one: Factor, two: Factor) -> Float[Array, "C N M"]:

@@ -58,7 +58,14 @@ def hessian(likelihood, f):
     themselves, so that it is the Fisher information also where it depends on y.
     """
     n, c = f.shape
+    h = np.zeros((n * c, n * c))
+    for i, block in enumerate(np.asarray(_hessians(likelihood, f))):
+        h[i * c : (i + 1) * c, i * c : (i + 1) * c] = block
+    return h
 
+
+@eqx.filter_jit
+def _hessians(likelihood, f):
     def divergence(moved, fixed):
         p, q = likelihood.distribution(fixed), likelihood.distribution(moved)
         if hasattr(p, "probs") and not hasattr(p, "rate"):
@@ -69,11 +76,7 @@ def hessian(likelihood, f):
         ratio = (p.scale**2 + (p.loc - q.loc) ** 2) / (2 * q.scale**2)
         return jnp.sum(jnp.log(q.scale / p.scale) + ratio - 0.5)
 
-    blocks = jax.vmap(jax.hessian(divergence))(f, f)
-    h = np.zeros((n * c, n * c))
-    for i, block in enumerate(np.asarray(blocks)):
-        h[i * c : (i + 1) * c, i * c : (i + 1) * c] = block
-    return h
+    return jax.vmap(jax.hessian(divergence))(f, f)
 
 
 def _table(distribution):
@@ -104,7 +107,12 @@ def evidence(log_likelihood, theta, precision, g):
 
 def log_likelihood(likelihood, f, y):
     """sum_n log p(y_n | f_n)."""
-    return float(jnp.sum(jax.vmap(likelihood.log_prob)(f, y)))
+    return float(_log_likelihood(likelihood, f, y))
+
+
+@eqx.filter_jit
+def _log_likelihood(likelihood, f, y):
+    return jnp.sum(jax.vmap(likelihood.log_prob)(f, y))
 
 
 def ravel(model):
@@ -115,12 +123,20 @@ def ravel(model):
 def mlp_factors(model, x, likelihood):
     """For each layer of an `eqx.nn.MLP`: inputs a (N, I), and S^T dh/df g (N, C, O)."""
     f = outputs(model, x)
-    roots = []
-    c = f.shape[1]
-    h = hessian(likelihood, f)
-    for n in range(len(f)):
-        values, vectors = np.linalg.eigh(h[n * c : (n + 1) * c, n * c : (n + 1) * c])
-        roots.append(vectors * np.sqrt(values.clip(0)))
+    n, c = f.shape
+    h = hessian(likelihood, f).reshape(n, c, n, c)
+    values, vectors = np.linalg.eigh(np.einsum("ncnd->ncd", h))
+    roots = vectors * np.sqrt(values.clip(0))[:, None]
+    gradients, inputs = _layers(model, x)
+    return [
+        (np.asarray(a), np.einsum("nck,nco->nko", roots, np.asarray(g)))
+        for a, g in zip(inputs, gradients)
+    ]
+
+
+@eqx.filter_jit
+def _layers(model, x):
+    """For each layer: dh/df (N, C, O), and inputs (N, I)."""
 
     def shifted(shifts, x):
         inputs = []
@@ -132,15 +148,7 @@ def mlp_factors(model, x, likelihood):
         return x, inputs
 
     shifts = [jnp.zeros(layer.out_features) for layer in model.layers]
-    inputs, gradients = [], []
-    for n, one in enumerate(x):
-        g, a = jax.jacrev(shifted, has_aux=True)(shifts, one)
-        inputs.append(a)
-        gradients.append([roots[n].T @ np.asarray(part) for part in g])
-    return [
-        (np.stack([a[k] for a in inputs]), np.stack([g[k] for g in gradients]))
-        for k in range(len(model.layers))
-    ]
+    return jax.vmap(lambda one: jax.jacrev(shifted, has_aux=True)(shifts, one))(x)
 
 
 def kfac(factors):

@@ -19,7 +19,7 @@ from ntkuq.linearize.jacobian import Factors, Jacobian, Readout
 def extended(factors: Factors, deviations: list[Array]) -> Float[Array, "N E"]:
     """The inputs of all leaves of a last layer side by side, each scaled: a~."""
     parts = [
-        leaf.a * deviation
+        leaf.a.astype(deviation.dtype) * deviation
         for leaf, deviation in zip(_leaves(factors), deviations, strict=True)
     ]
     return jnp.concatenate(parts, axis=-1)
@@ -46,11 +46,10 @@ def readout_pairs(
     """sum_n H_n[c, d] a~ a~^T of a chunk, for each of the Q = C (C + 1) / 2 pairs."""
     dtype = deviations[0].dtype
     a = extended(factors, deviations).astype(dtype)
-    n, e = a.shape
     upper = np.triu_indices(hessian.shape[-1])
     weights = hessian[:, upper[0], upper[1]].astype(dtype)
-    weighed = (weights[:, :, None] * a[:, None, :]).reshape(n, -1)
-    return (weighed.T @ a).reshape(-1, e, e)
+    # one pair after the other: all at once would hold Q times the inputs
+    return jax.lax.map(lambda weight: (a * weight[:, None]).T @ a, weights.T)
 
 
 @functools.partial(jax.jit, static_argnums=1)

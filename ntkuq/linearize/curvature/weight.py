@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from ntkuq.linearize.chunks import chunk_size
+from ntkuq.linearize.chunks import fitting
 from ntkuq.linearize.curvature.accumulate import Summary, accumulate
 from ntkuq.linearize.curvature.base import (
     AbstractCovariance,
@@ -239,6 +239,14 @@ class Step(eqx.Module):
         return flat.T @ flat
 
 
+def _numbers(jacobian: Jacobian, outputs: int) -> int:
+    """What `Step` holds for one example."""
+    if jacobian.is_readout:
+        inputs = jacobian.size // outputs
+        return jacobian.plan.activations + 3 * inputs + 2 * outputs**2
+    return outputs * (jacobian.plan.activations + jacobian.size)
+
+
 def weight_space(
     jacobian: Jacobian,
     likelihood: AbstractLikelihood,
@@ -250,7 +258,7 @@ def weight_space(
 ) -> tuple[WeightSpace, Summary]:
     """W from one pass over the data in chunks that fit `CHUNK_BYTES`."""
     deviations = roots(variances)
-    size = chunk_size(jacobian, outputs, 8)
+    size = fitting(_numbers(jacobian, outputs), 8)
     seen = accumulate(Step(deviations), jacobian, likelihood, examples, size, fisher)
     matrix, order = seen.total, None
     if jacobian.is_readout:

@@ -163,6 +163,8 @@ def updated(old: LaplacePosterior, data: DataLike) -> LaplacePosterior:
         summary = jax.tree.map(jnp.add, before.summary, new.summary)
     count = before.fit.count + new.fit.count
     fit = fit_of(bnn, new.jacobian, new.precisions, summary, count)
-    problem = Linearized(new.jacobian, merged, summary, new.precisions, fit)
+    problem = Linearized(
+        new.jacobian, merged, summary, new.precisions, fit, new.double
+    )
     tuned = choose(method.tune, problem)
     return posterior(method, method.link, bnn, problem, tuned, old.units)

@@ -125,6 +125,7 @@ class LaplacePosterior(AbstractPosterior):
         with jax.enable_x64(self.problem.double):
             inputs = self.bnn.inputs(x, self._dtype)
             mean, covariance = _joint(self.jacobian, self.covariance, inputs)
+            mean = mean.astype(covariance.dtype)
             return joint_units(self.bnn, Joint(mean, covariance))
 
     def joint_operator(self, x: PyTree):
@@ -150,7 +151,7 @@ class LaplacePosterior(AbstractPosterior):
         with jax.enable_x64(self.problem.double):
             shifts = self._shifts(key, n)
             stacked = [
-                (leaf + shift.reshape(n, *leaf.shape)).astype(dtype)
+                (leaf + shift.reshape(n, *leaf.shape).astype(leaf.dtype)).astype(dtype)
                 for leaf, shift in zip(self.jacobian.leaves, shifts, strict=True)
             ]
         every = [
@@ -169,7 +170,8 @@ class LaplacePosterior(AbstractPosterior):
         the data (logits for classes). Their covariance is that of `joint`.
         """
         with jax.enable_x64(self.problem.double):
-            return SampledFunctions(self.bnn, self.jacobian, self._shifts(key, n))
+            shifts = [shift.astype(self._dtype) for shift in self._shifts(key, n)]
+            return SampledFunctions(self.bnn, self.jacobian, shifts)
 
     def _shifts(self, key: Array, n: int) -> list[Float[Array, "n P"]]:
         flat = _sample(self.covariance, n, key)
@@ -212,7 +214,7 @@ class LaplacePosterior(AbstractPosterior):
             log_noise: logarithm of a factor on the noise scale of the data that were
                 fitted; only 0 has a meaning where noise is no parameter.
         """
-        dtype = self._dtype
+        dtype = self.problem.precisions[0].dtype
         at = jnp.broadcast_to(
             jnp.asarray(log_precisions, dtype), (len(self.jacobian.subset),)
         )

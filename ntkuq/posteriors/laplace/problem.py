@@ -49,6 +49,7 @@ class Linearized(NamedTuple):
         summary: sums over the data.
         precisions: of the prior, (), one for each leaf.
         fit: what the evidence needs.
+        double: is the algebra done in float64? The network may stay in its own type.
     """
 
     jacobian: Jacobian
@@ -56,12 +57,7 @@ class Linearized(NamedTuple):
     summary: Summary
     precisions: list[Array]
     fit: Fit
-
-    @property
-    def double(self) -> bool:
-        """Is it computed in float64?"""
-        leaf = jax.tree.leaves(parameters(self.jacobian.model))[0]
-        return leaf.dtype == np.float64
+    double: bool
 
     def gradient(self, tau: float, noise: float) -> Gradient:
         """Of the log joint at the trained parameters."""
@@ -102,6 +98,11 @@ def examples(bnn: BNN, data: Dataset | Batches, dtype: np.dtype) -> AbstractExam
     return Examples(bnn.inputs(data.x, dtype), bnn.targets(data, dtype))
 
 
+def _example(bnn: BNN, data: Dataset | Batches) -> PyTree:
+    one = data.take_first(1) if isinstance(data, Batches) else data.take([0])
+    return jax.tree.map(lambda leaf: leaf[0], bnn.inputs(one.x))
+
+
 def linearized_problem(
     bnn: BNN,
     data: Dataset | Batches,
@@ -110,18 +111,23 @@ def linearized_problem(
 ) -> Linearized:
     """One pass over the data: all that the evidence and the predictions need."""
     check_finite(bnn.model)
-    dtype = np.dtype(np.float64) if structure.double else bnn.dtype
+    double = structure.double or bnn.dtype == np.float64
     outputs = bnn.outputs(data)
-    with jax.enable_x64(dtype == np.float64):
+    with jax.enable_x64(double):
+        jacobian = Jacobian.at(bnn.model, _example(bnn, data), subset)
+        whole = structure.whole_network_in_double(jacobian, len(data), outputs)
+        dtype = np.dtype(np.float64) if double and whole else bnn.dtype
+        jacobian = jacobian.cast(dtype)
         likelihood = as_arrays(bnn.likelihood, dtype)
         seen = examples(bnn, data, dtype)
-        jacobian = Jacobian.at(cast(bnn.model, dtype), seen.example(), subset)
         precisions = subset_precisions(bnn.prior, jacobian)
+        if double:
+            precisions = cast(precisions, np.dtype(np.float64))
         variances = inverse(precisions)
         problem = Problem(jacobian, likelihood, seen, variances, outputs)
         curvature, summary = structure.curvature(problem)
         fit = fit_of(bnn, jacobian, precisions, summary, len(seen) * outputs)
-        return Linearized(jacobian, curvature, summary, precisions, fit)
+        return Linearized(jacobian, curvature, summary, precisions, fit, double)
 
 
 def fit_of(
@@ -163,7 +169,7 @@ def inverse(values: list[Array]) -> list[Array]:
 @jax.jit
 def _gradient(gradient, precisions, leaves, tau, factor) -> Gradient:
     found = [
-        g * factor - tau * p * leaf.reshape(-1)
+        g.astype(p.dtype) * factor - tau * p * leaf.reshape(-1).astype(p.dtype)
         for g, p, leaf in zip(gradient, precisions, leaves, strict=True)
     ]
     return Gradient(found, jnp.sqrt(jnp.sum(_squares(found))))

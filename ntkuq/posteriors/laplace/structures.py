@@ -97,6 +97,13 @@ class AbstractStructure(eqx.Module):
     #: Does it work in float64 throughout (else in the network's dtype)?
     double: eqx.AbstractClassVar[bool]
 
+    def whole_network_in_double(
+        self, jacobian: Jacobian, data: int, outputs: int
+    ) -> bool:
+        """Where it works in float64: does the network too, or only what follows?"""
+        del jacobian, data, outputs
+        return True
+
     @abc.abstractmethod
     def curvature(self, problem: Problem) -> tuple[AbstractCurvature, Summary]:
         """G from one pass over the data, and how well the network fits them."""
@@ -130,6 +137,12 @@ class Full(AbstractStructure):
         weight = weight_space_cost(jacobian, data, outputs)
         function = function_space_cost(jacobian, data, outputs)
         return WeightSpace() if weight.flops <= function.flops else FunctionSpace()
+
+    def whole_network_in_double(self, jacobian, data, outputs):
+        # the inputs of a last layer are as good as the network's type; sums over them
+        # are made in float64
+        weight = isinstance(self.chosen(jacobian, data, outputs), WeightSpace)
+        return not (jacobian.is_readout and weight)
 
     def curvature(self, problem):
         jacobian, likelihood, examples, variances, outputs = problem
