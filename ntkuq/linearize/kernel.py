@@ -13,10 +13,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ntkuq.linearize.chunks import even, factor_chunk_size, map_chunks, rows, split_rows
+from ntkuq.linearize.chunks import (
+    chunk_bytes,
+    even,
+    factor_chunk_size,
+    factor_numbers,
+    map_chunks,
+    rows,
+    split_rows,
+)
 from ntkuq.linearize.jacobian import Jacobian
 from ntkuq.linearize.products import gram, output_gram, own_gram, trace_gram
 from ntkuq.models import forward
+
+
+#: Factors of all examples are kept where they take at most so many chunks of memory.
+HELD_CHUNKS = 4
 
 
 def ntk(
@@ -41,7 +53,7 @@ def ntk(
     Array([[2., 3.],
            [3., 5.]], dtype=float32)
     """
-    return _blocks(_ntk_block, jacobian, x1, x2, variances, rows_axis=0, columns_axis=2)
+    return _blocks(gram, jacobian, x1, x2, variances, rows_axis=0, columns_axis=2)
 
 
 def ntk_trace(
@@ -54,9 +66,7 @@ def ntk_trace(
 
     Divide by the number of outputs for the mean over them.
     """
-    return _blocks(
-        _trace_block, jacobian, x1, x2, variances, rows_axis=0, columns_axis=1
-    )
+    return _blocks(trace_gram, jacobian, x1, x2, variances, rows_axis=0, columns_axis=1)
 
 
 def ntk_per_output(
@@ -67,7 +77,7 @@ def ntk_per_output(
 ) -> Float[Array, "C N M"]:
     """The NTK of each output by itself, K[n, c, m, c]; arguments as in `ntk`."""
     return _blocks(
-        _output_block, jacobian, x1, x2, variances, rows_axis=1, columns_axis=2
+        output_gram, jacobian, x1, x2, variances, rows_axis=1, columns_axis=2
     )
 
 
@@ -91,15 +101,24 @@ def _blocks(
     rows_axis: int,
     columns_axis: int,
 ) -> Array:
-    """Blocks of rows and columns, each from factors that fit into memory."""
+    """Whole, or from factors made chunk by chunk, or in blocks that make their own."""
     other = x1 if x2 is None else x2
     ones = _variances(jacobian, variances)
     left, right = _size(jacobian, x1), _size(jacobian, other)
     if left >= rows(x1) and right >= rows(other):
-        return product(jacobian, x1, x2, ones)
+        return _block(product, jacobian, x1, x2, ones)
+    if _held(jacobian, x1) + _held(jacobian, other) <= HELD_CHUNKS * chunk_bytes():
+        one = map_chunks(lambda part: _factors(jacobian, part), x1, left)
+        two = one
+        if x2 is not None:
+            two = map_chunks(lambda part: _factors(jacobian, part), x2, right)
+        return _product(product, one, two, ones)
     parts = []
     for one in split_rows(x1, left):
-        row = [product(jacobian, one, two, ones) for two in split_rows(other, right)]
+        row = [
+            _block(product, jacobian, one, two, ones)
+            for two in split_rows(other, right)
+        ]
         parts.append(jnp.concatenate(row, axis=columns_axis))
     return jnp.concatenate(parts, axis=rows_axis)
 
@@ -110,9 +129,20 @@ def _variances(jacobian: Jacobian, variances: list[Array] | None) -> list[Array]
     return [jnp.ones((), leaf.dtype) for leaf in jacobian.leaves]
 
 
-def _size(jacobian: Jacobian, x: PyTree) -> int:
+def _held(jacobian: Jacobian, x: PyTree) -> int:
+    """Bytes of the factors at x."""
+    out = _output(jacobian, x)
+    numbers = factor_numbers(jacobian, out.shape[0])
+    return numbers * rows(x) * out.dtype.itemsize
+
+
+def _output(jacobian: Jacobian, x: PyTree) -> jax.ShapeDtypeStruct:
     example = jax.tree.map(lambda leaf: leaf[0], x)
-    out = jax.eval_shape(lambda a: forward(jacobian.model, a), example)
+    return jax.eval_shape(lambda a: forward(jacobian.model, a), example)
+
+
+def _size(jacobian: Jacobian, x: PyTree) -> int:
+    out = _output(jacobian, x)
     size = factor_chunk_size(jacobian, out.shape[0], out.dtype.itemsize)
     return even(rows(x), size)
 
@@ -123,18 +153,19 @@ def _pair(jacobian: Jacobian, x1: PyTree, x2: PyTree | None):
 
 
 @eqx.filter_jit
-def _ntk_block(jacobian, x1, x2, variances):
-    return gram(*_pair(jacobian, x1, x2), variances)
+def _block(product, jacobian, x1, x2, variances):
+    """The product of the factors at x1 and x2, one program."""
+    return product(*_pair(jacobian, x1, x2), variances)
 
 
 @eqx.filter_jit
-def _trace_block(jacobian, x1, x2, variances):
-    return trace_gram(*_pair(jacobian, x1, x2), variances)
+def _factors(jacobian, x):
+    return jacobian.factors(x)
 
 
 @eqx.filter_jit
-def _output_block(jacobian, x1, x2, variances):
-    return output_gram(*_pair(jacobian, x1, x2), variances)
+def _product(product, one, two, variances):
+    return product(one, two, variances)
 
 
 @eqx.filter_jit

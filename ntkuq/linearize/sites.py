@@ -313,6 +313,22 @@ class Plan(eqx.Module):
         """The number of parameter leaves."""
         return len(self.shapes)
 
+    @property
+    def flops(self) -> float:
+        """Operations of one example's forward pass: 2 T I O a layer, and the rest."""
+        met = {site.leaf for site in self.sites}
+        layers = sum(
+            2.0 * site.positions * site.into * site.out
+            for site in self.sites
+            if site.kind != "rows"
+        )
+        rest = sum(
+            2.0 * math.prod(shape)
+            for leaf, shape in enumerate(self.shapes)
+            if leaf not in met
+        )
+        return layers + rest + self.activations
+
     def last(self) -> tuple[int, ...]:
         """The leaves of the last layer: the last matrix and what is added after it.
 

@@ -184,7 +184,7 @@ def empirical_cost(bnn: BNN, data: Dataset | Batches) -> Cost:
     model = bnn.model if bnn.trained else bnn.network.init(jax.random.key(0))
     jacobian = Jacobian.at(model, example)
     rounds = 1 if isinstance(bnn.likelihood, Gaussian) else OTHER_ROUNDS
-    one = Full().cost(Size(jacobian, len(data), outputs, 2.0 * bnn.size()))
+    one = Full().cost(Size(jacobian, len(data), outputs, jacobian.plan.flops))
     return Cost(rounds * one.flops, one.bytes, 8)
 
 

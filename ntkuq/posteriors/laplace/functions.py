@@ -29,7 +29,7 @@ class SampledFunctions(eqx.Module):
 
     bnn: BNN
     jacobian: Jacobian
-    shifts: list[Float[Array, "n P"]]
+    shifts: list[Float[Array, "n _"]]
 
     def __len__(self) -> int:
         return self.shifts[0].shape[0]

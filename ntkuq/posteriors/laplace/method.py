@@ -110,7 +110,9 @@ class Laplace(AbstractMethod):
         model = bnn.model if bnn.trained else bnn.network.init(jax.random.key(0))
         jacobian = Jacobian.at(model, example, self.subset)
         outputs = bnn.outputs(one)
-        return self.structure.cost(Size(jacobian, len(data), outputs, 2.0 * bnn.size()))
+        return self.structure.cost(
+            Size(jacobian, len(data), outputs, jacobian.plan.flops)
+        )
 
 
 def choose(
@@ -163,8 +165,6 @@ def updated(old: LaplacePosterior, data: DataLike) -> LaplacePosterior:
         summary = jax.tree.map(jnp.add, before.summary, new.summary)
     count = before.fit.count + new.fit.count
     fit = fit_of(bnn, new.jacobian, new.precisions, summary, count)
-    problem = Linearized(
-        new.jacobian, merged, summary, new.precisions, fit, new.double
-    )
+    problem = Linearized(new.jacobian, merged, summary, new.precisions, fit, new.double)
     tuned = choose(method.tune, problem)
     return posterior(method, method.link, bnn, problem, tuned, old.units)
