@@ -182,12 +182,15 @@ class FunctionCovariance(AbstractCovariance):
 
 
 @eqx.filter_jit
-def _train_factors(jacobian, likelihood, fisher, x, y, extra):
+def _train(jacobian, likelihood, fisher, x, y, extra, variances):
+    # one program: the gradients at a weight and the Jacobian of its bias are the same
+    # numbers, and so are their products
     def seed(latent, *more):
         return fisher.weights(likelihood, latent, *more)
 
     summary = summarize(jacobian, likelihood, x, y)
-    return jacobian.factors(x, seed, *extra), summary
+    train = jacobian.factors(x, seed, *extra)
+    return train, summary, _flat_gram(train, variances)
 
 
 def _flat_gram(train: Factors, variances: list[Array]) -> Float[Array, "NC NC"]:
@@ -211,6 +214,5 @@ def function_space(
     fisher = ExactFisher() if fisher is None else fisher
     x, y = examples.whole()
     extra = fisher.extras(y, 0)
-    train, summary = _train_factors(jacobian, likelihood, fisher, x, y, extra)
-    square = Square.of(_train_gram(train, variances))
-    return FunctionSpace(square, jacobian, train, variances), summary
+    train, summary, gram_ = _train(jacobian, likelihood, fisher, x, y, extra, variances)
+    return FunctionSpace(Square(gram_), jacobian, train, variances), summary

@@ -94,6 +94,7 @@ class Laplace(AbstractMethod):
             problem = linearized_problem(bnn, data, self.structure, self.subset)
 
             def predict(factor: float, x: Any) -> Predictive:
+                # of a factor that is only tried nothing is said
                 tuned = Tuned(factor, 1.0, None, None, False, 0.0, math.inf)
                 return posterior(
                     *(self, self.link, bnn, problem, tuned, data.units)
@@ -155,16 +156,17 @@ def updated(old: LaplacePosterior, data: DataLike) -> LaplacePosterior:
     # before tuning: the sums refer to the noise and the prior of the first fit
     bnn = old.first
     bnn.check_outputs(data)
-    new = linearized_problem(bnn, data, method.structure, method.subset)
     before = old.problem
+    structure = method.structure.as_in(before.curvature)
+    new = linearized_problem(bnn, data, structure, method.subset)
     with jax.enable_x64(new.double):
         curvature = before.curvature
         if isinstance(method.tune, MarginalLikelihood) and method.tune.per_layer:
             curvature = curvature.with_variances(inverse(new.precisions))
         merged = curvature.merge(new.curvature)
         summary = jax.tree.map(jnp.add, before.summary, new.summary)
-    count = before.fit.count + new.fit.count
-    fit = fit_of(bnn, new.jacobian, new.precisions, summary, count)
+        count = before.fit.count + new.fit.count
+        fit = fit_of(bnn, new.jacobian, new.precisions, summary, count)
     problem = Linearized(new.jacobian, merged, summary, new.precisions, fit, new.double)
     tuned = choose(method.tune, problem)
     return posterior(method, method.link, bnn, problem, tuned, old.units)

@@ -358,11 +358,11 @@ def tuned_hyperparameters(
     unless each was fitted.
     """
 
-    def found(
-        name: str, value: float, log_se: float | None, unit: str | None = None
-    ) -> Hyperparameter:
+    fitted = tuned.noise != 1.0
+
+    def found(name: str, value: float, log_se: float | None) -> Hyperparameter:
         se = None if log_se is None else value * log_se
-        return Hyperparameter(name, value, se, tuned.at_bound, unit)
+        return Hyperparameter(name, value, se, tuned.at_bound)
 
     precision: Any = getattr(bnn.prior, "precision", None)
     if tuned.layers is not None:
@@ -384,7 +384,10 @@ def tuned_hyperparameters(
         noise = np.asarray(bnn.likelihood.scale, np.float64) * bnn.scaling.scale()
         for number, value in enumerate(noise):
             name = f"noise scale [{number}]" if len(noise) > 1 else "noise scale"
-            hyper.append(found(name, float(value), tuned.log_noise_se, units))
+            log_se = tuned.log_noise_se
+            se = None if log_se is None else float(value) * log_se
+            at_bound = fitted and tuned.at_bound
+            hyper.append(Hyperparameter(name, float(value), se, at_bound, units))
     return tuple(hyper)
 
 

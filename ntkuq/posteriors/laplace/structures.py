@@ -15,6 +15,7 @@ from ntkuq.linearize import (
     AbstractSharing,
     ExactFisher,
     Expand,
+    FunctionSpace as FunctionSpaceCurvature,
     Jacobian,
     Summary,
     corrected_blocks,
@@ -97,6 +98,11 @@ class AbstractStructure(eqx.Module):
     #: Does it work in float64 throughout (else in the network's dtype)?
     double: eqx.AbstractClassVar[bool]
 
+    def as_in(self, curvature: AbstractCurvature) -> AbstractStructure:
+        """The structure that gives curvatures which merge with this one."""
+        del curvature
+        return self
+
     def whole_network_in_double(
         self, jacobian: Jacobian, data: int, outputs: int
     ) -> bool:
@@ -137,6 +143,11 @@ class Full(AbstractStructure):
         weight = weight_space_cost(jacobian, data, outputs)
         function = function_space_cost(jacobian, data, outputs)
         return WeightSpace() if weight.flops <= function.flops else FunctionSpace()
+
+    def as_in(self, curvature):
+        function = isinstance(curvature, FunctionSpaceCurvature)
+        view = FunctionSpace() if function else WeightSpace()
+        return Full(view, self.fisher)
 
     def whole_network_in_double(self, jacobian, data, outputs):
         # the inputs of a last layer are as good as the network's type; sums over them
@@ -233,6 +244,9 @@ class EKFAC(AbstractStructure):
 class Diagonal(AbstractStructure):
     """The exact diagonal of G.
 
+    Its evidence counts correlated parameters as independent and prefers too much noise:
+    keep precision and noise, `tune=Fixed()`, or choose the precision by `GridSearch`.
+
     Args:
         fisher: `ExactFisher()`, `SampledFisher(key)` or `EmpiricalFisher()`.
 
@@ -257,7 +271,8 @@ class LowRank(AbstractStructure):
 
     Directions that are left out keep their prior variance, so that the posterior is
     never more certain than the full one. `diagnostics` has the largest residual of an
-    eigenpair, relative to the largest eigenvalue.
+    eigenpair, relative to the largest eigenvalue. Its evidence leaves out what the data
+    say about all other directions and prefers too little noise: use `tune=Fixed()`.
 
     Args:
         rank: the number of eigenpairs.
