@@ -40,7 +40,9 @@ def fitting(numbers: int, itemsize: int) -> int:
 
 def chunk_bytes() -> int:
     """`CHUNK_BYTES`, or an eighth of the memory that is free where that is less."""
-    return min(CHUNK_BYTES, max(2**20, _free_bytes() // 8))
+    # a power of two: programs are not compiled anew for each change of what is free
+    free = 2 ** int(math.log2(max(2**20, _free_bytes() // 8)))
+    return min(CHUNK_BYTES, free)
 
 
 def _free_bytes() -> int:

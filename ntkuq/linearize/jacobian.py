@@ -254,7 +254,6 @@ class Jacobian(eqx.Module):
         generic = [n for n in self.plan.generic if n in chosen - ends]
         # leaves outside the subset are recorded nowhere and differentiated nowhere
         skip = frozenset(self.plan.generic) | (set(range(len(every))) - chosen)
-        dtype = every[0].dtype
         inner = [n for n, site in enumerate(sites) if site.leaf not in ends]
 
         def run(deltas, varied):
@@ -269,7 +268,7 @@ class Jacobian(eqx.Module):
             recorder = Recorder(leaves, skip, given)
             return trace(self.model, x, recorder), recorder.inputs
 
-        deltas = [jnp.zeros(sites[n].shape, dtype) for n in inner]
+        deltas = [jnp.zeros(sites[n].shape, sites[n].dtype) for n in inner]
         out, pull, data = jax.vjp(
             run, deltas, [every[n] for n in generic], has_aux=True
         )
@@ -303,7 +302,10 @@ def _factor(site: Site, a: Array, g: Float[Array, "K ..."]) -> Factor:
     g = jnp.transpose(g, (0, *(1 + p for p in site.permutation)))
     g = g.reshape(g.shape[0], site.positions, site.out)
     if site.kind == "rows":
-        return Rows(a, g, site.into)
+        # an index out of range has no gradient
+        inside = (a >= 0) & (a < site.into)
+        g = g * inside[:, None].astype(g.dtype)
+        return Rows(jnp.clip(a, 0, site.into - 1), g, site.into)
     return Outer(a.astype(g.dtype), g, site.output_first)
 
 
@@ -312,7 +314,8 @@ def _sum(parts: list[Factor]) -> Factor:
     if len(parts) == 1:
         return parts[0]
     outer = [part for part in parts if isinstance(part, Outer)]
-    if len(outer) == len(parts) and len({part.output_first for part in outer}) == 1:
+    kinds = {(part.output_first, part.a.shape[-1]) for part in outer}
+    if len(outer) == len(parts) and len(kinds) == 1:
         # the same matrix met at further positions
         a = jnp.concatenate([part.a for part in outer], axis=-2)
         g = jnp.concatenate([part.g for part in outer], axis=-2)

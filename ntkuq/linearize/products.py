@@ -72,6 +72,15 @@ def _once(leaf: Factor) -> TypeGuard[Outer | Readout]:
     return isinstance(leaf, Readout) or (isinstance(leaf, Outer) and leaf.once)
 
 
+def _looked_up(leaf: Factor) -> TypeGuard[Rows]:
+    """A table met at one position."""
+    return isinstance(leaf, Rows) and leaf.ids.shape[1] == 1
+
+
+def _same_row(one: Rows, two: Rows) -> Float[Array, "N M"]:
+    return (one.ids == two.ids.T).astype(one.g.dtype)
+
+
 def _data(leaf: Outer | Readout) -> Float[Array, "N I"]:
     return leaf.a if isinstance(leaf, Readout) else leaf.a[:, 0]
 
@@ -142,6 +151,8 @@ def _trace_gram(one: Factor, two: Factor) -> Float[Array, "N M"]:
         left = one.outer() if isinstance(one, Readout) else one
         right = two.outer() if isinstance(two, Readout) else two
         return inner * _flat_product(_gradients(left), _gradients(right))
+    if _looked_up(one) and _looked_up(two):
+        return _same_row(one, two) * _flat_product(one.g[:, :, 0], two.g[:, :, 0])
     return _flat_product(one.dense(), two.dense())
 
 
@@ -161,6 +172,9 @@ def _output_gram(one: Factor, two: Factor) -> Float[Array, "C N M"]:
         left = one.outer() if isinstance(one, Readout) else one
         right = two.outer() if isinstance(two, Readout) else two
         return inner * jnp.einsum("nco,mco->cnm", _gradients(left), _gradients(right))
+    if _looked_up(one) and _looked_up(two):
+        each = jnp.einsum("nco,mco->cnm", one.g[:, :, 0], two.g[:, :, 0])
+        return _same_row(one, two) * each
     return jnp.einsum("ncp,mcp->cnm", one.dense(), two.dense())
 
 
@@ -233,7 +247,7 @@ def _matrix(
 def dense(factors: Factors, deviations: list[Array]) -> Float[Array, "N K P"]:
     """J diag(deviation): the explicit Jacobian, each leaf scaled by one number."""
     parts = [
-        leaf.dense() * deviation
+        leaf.dense().astype(deviation.dtype) * deviation
         for leaf, deviation in zip(factors.leaves, deviations, strict=True)
     ]
     return jnp.concatenate(parts, axis=-1)

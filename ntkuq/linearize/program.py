@@ -102,10 +102,13 @@ class Use(NamedTuple):
     leaves: positions of the leaves in `jax.tree.leaves(parameters(model))`; several
         where they were combined before they met data.
     added: were they added to data (or subtracted), not multiplied or anything else?
+    last: does the result reach the outputs without meeting parameters again, additions
+        aside?
     """
 
     leaves: tuple[int, ...]
     added: bool
+    last: bool
 
 
 def uses(program: Program) -> tuple[Use, ...]:
@@ -115,17 +118,35 @@ def uses(program: Program) -> tuple[Use, ...]:
     made: dict[int, frozenset[int] | None] = {}
     for number in range(program.values):
         made[number] = frozenset([number]) if number < program.leaves else None
-    found: list[Use] = []
-    for equation in program.equations:
+    met_at: dict[int, tuple[tuple[int, ...], bool]] = {}
+    for place, equation in enumerate(program.equations):
         # literals and constants are made of no leaves
         given = [none if n is None else made[n] for n in equation.inputs]
         met = none.union(*(one for one in given if one is not None))
         data = any(one is None for one in given)
         if data and met:
             added = equation.primitive in (primitives.add_p, primitives.sub_p)
-            found.append(Use(tuple(sorted(met)), added))
+            met_at[place] = tuple(sorted(met)), added
         made.update(dict.fromkeys(equation.outputs, None if data else met))
-    return tuple(found)
+    free = _reach(program, {place for place, (_, added) in met_at.items() if not added})
+    return tuple(
+        Use(leaves, added, bool(free.intersection(program.equations[place].outputs)))
+        for place, (leaves, added) in met_at.items()
+    )
+
+
+def _reach(program: Program, barriers: set[int]) -> set[int]:
+    """The values that reach an output and never enter an equation in `barriers`."""
+    reaching = {n for n in program.outputs if n is not None}
+    barred: set[int] = set()
+    for place in reversed(range(len(program.equations))):
+        equation = program.equations[place]
+        inputs = {n for n in equation.inputs if n is not None}
+        if place in barriers or barred.intersection(equation.outputs):
+            barred |= inputs
+        if reaching.intersection(equation.outputs):
+            reaching |= inputs
+    return reaching - barred
 
 
 class Readout(NamedTuple):

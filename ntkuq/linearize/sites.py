@@ -41,6 +41,7 @@ class Site(NamedTuple):
     shape: shape of the operation's output.
     permutation: brings the output's axes to (*positions, *out).
     free: how many axes at the end of that are `out`.
+    dtype: type of the output.
     """
 
     leaf: int
@@ -50,6 +51,7 @@ class Site(NamedTuple):
     shape: tuple[int, ...]
     permutation: tuple[int, ...]
     free: int
+    dtype: str
 
     @property
     def positions(self) -> int:
@@ -180,6 +182,7 @@ def _dot(leaf: Leaf, data: ArrayLike, options: dict, *, weight_left: bool) -> Ar
         shape=out.shape,
         permutation=(*range(start, start + others), *outs),
         free=len(outs),
+        dtype=str(out.dtype),
     )
 
     def inputs() -> Array:
@@ -210,6 +213,7 @@ def _conv(data: ArrayLike, leaf: Leaf, **options):
         shape=out.shape,
         permutation=(batch, *spatial, feature),
         free=1,
+        dtype=str(out.dtype),
     )
 
     def inputs() -> Array:
@@ -228,12 +232,23 @@ def _gather(leaf: Leaf, indices: ArrayLike, **options):
     out = primitives.gather_p.bind(leaf.array, indices, **options)
     numbers, shape = options["dimension_numbers"], leaf.array.shape
     whole = len(shape) == 2 and tuple(options["slice_sizes"]) == (1, shape[1])
-    plain = numbers.start_index_map[:1] == (0,) and not numbers.operand_batching_dims
+    plain = (
+        numbers.start_index_map[:1] == (0,)
+        and not numbers.operand_batching_dims
+        and numbers.collapsed_slice_dims in ((), (0,))
+    )
     if not (whole and plain and leaf.plain() and leaf.outside()):
         leaf.materialise()
         return out
     width = numbers.offset_dims[-1]
-    return _rows(leaf, lambda: jnp.asarray(indices)[..., 0], out, width)
+    clipped = options["mode"] == jax.lax.GatherScatterMode.CLIP
+
+    def ids() -> Array:
+        found = jnp.asarray(indices)[..., 0]
+        # out of range only a clipped index has a gradient, at the row it is clipped to
+        return jnp.clip(found, 0, shape[0] - 1) if clipped else found
+
+    return _rows(leaf, ids, out, width)
 
 
 @quax.register(primitives.dynamic_slice_p)
@@ -245,7 +260,9 @@ def _slice(leaf: Leaf, *starts: ArrayLike, slice_sizes: tuple[int, ...]):
     if not (whole and leaf.plain() and leaf.outside()):
         leaf.materialise()
         return out
-    return _rows(leaf, lambda: jnp.asarray(starts[0]), out, 1)
+    return _rows(
+        leaf, lambda: jnp.clip(jnp.asarray(starts[0]), 0, shape[0] - 1), out, 1
+    )
 
 
 def _rows(leaf: Leaf, indices: Callable[[], Array], out: Array, width: int) -> Array:
@@ -258,12 +275,10 @@ def _rows(leaf: Leaf, indices: Callable[[], Array], out: Array, width: int) -> A
         shape=out.shape,
         permutation=(*(n for n in range(out.ndim) if n != width), width),
         free=1,
+        dtype=str(out.dtype),
     )
 
-    def inputs() -> Array:
-        return jnp.clip(indices().reshape(-1), 0, size - 1)
-
-    return leaf.recorder.record(site, inputs, out)
+    return leaf.recorder.record(site, lambda: indices().reshape(-1), out)
 
 
 @quax.register(primitives.jit_p, precedence=1)
@@ -337,23 +352,30 @@ class Plan(eqx.Module):
                 with a matrix: a convolution, a weight computed from several arrays, a
                 scale after the last matrix.
         """
-        after: list[int] = []
-        for use in reversed(self.uses):
-            if use.added:
-                after = [*use.leaves, *after]
-                continue
-            if all(self._is_matrix(leaf) for leaf in use.leaves):
-                return tuple(dict.fromkeys((*use.leaves, *after)))
-            shapes = ", ".join(str(self.shapes[leaf]) for leaf in use.leaves)
+        ends = [use for use in self.uses if use.last and not use.added]
+        leaves = tuple(dict.fromkeys(leaf for use in ends for leaf in use.leaves))
+        if not ends:
+            raise ValueError(
+                "LastLayer: expected a matrix product between weights and data, found "
+                "none in the network; use Select(where) to name the parameters"
+            )
+        shapes = ", ".join(str(self.shapes[leaf]) for leaf in leaves)
+        if not all(self._is_matrix(leaf) for leaf in leaves):
             raise ValueError(
                 "LastLayer: expected the network to end with a matrix product between "
                 "weights and data, got another use of the parameters of shape "
                 f"{shapes} there; use Select(where) to name the parameters"
             )
-        raise ValueError(
-            "LastLayer: expected a matrix product between weights and data, found "
-            "none in the network; use Select(where) to name the parameters"
-        )
+        if len(leaves) > 1:
+            raise ValueError(
+                "LastLayer: expected one last matrix, got several that reach the "
+                f"outputs side by side, of shapes {shapes}; use Select(where) to name "
+                "all that are meant"
+            )
+        after = [
+            leaf for use in self.uses if use.last and use.added for leaf in use.leaves
+        ]
+        return tuple(dict.fromkeys((*leaves, *after)))
 
     def _is_matrix(self, leaf: int) -> bool:
         return any(site.leaf == leaf and site.kind == "dense" for site in self.sites)
@@ -391,6 +413,11 @@ def find_sites(model: PyTree, x: PyTree) -> Plan:
 
 
 @by_structure
+def _in_order(site: Site) -> bool:
+    """Is it met once, with outputs in the order of the leaf's axes?"""
+    return site.positions == 1 and site.permutation == tuple(range(len(site.shape)))
+
+
 def _find_sites(model: PyTree, x: PyTree) -> Plan:
     leaves = jax.tree.leaves(parameters(model))
     shapes = tuple(leaf.shape for leaf in leaves)
@@ -421,6 +448,6 @@ def _find_sites(model: PyTree, x: PyTree) -> Plan:
     ends: tuple[int, ...] = ()
     if end is not None:
         last = [site for site in sites if site.leaf == end.matrix]
-        if len(last) == 1 and last[0].kind == "dense" and last[0].positions == 1:
+        if len(last) == 1 and last[0].kind == "dense" and _in_order(last[0]):
             ends = (end.matrix, *end.biases)
     return Plan(sites, unmet, shapes, size, used, ends)

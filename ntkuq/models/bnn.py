@@ -89,8 +89,18 @@ class BNN(eqx.Module):
 
     @property
     def dtype(self) -> np.dtype:
-        """The floating-point type of the parameters."""
-        return jax.tree.leaves(self.parameters)[0].dtype
+        """The floating-point type that holds all parameters.
+
+        Raises:
+            TypeError: for complex parameters.
+        """
+        dtype = jnp.result_type(*(a.dtype for a in jax.tree.leaves(self.parameters)))
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"expected real floating-point parameters, got {dtype}: a Gaussian "
+                "prior over complex parameters is not supported, split them in two"
+            )
+        return dtype
 
     def with_model(self, model: PyTree) -> BNN:
         """The same problem with this trained network."""

@@ -15,7 +15,8 @@ def by_structure[T](function: Callable[..., T]) -> Callable[..., T]:
     """Call `function(*trees)` once for each structure of its arguments.
 
     As compiled programs are kept: arrays count by shape and type, everything else by
-    equality. For functions that trace and never look at values.
+    equality, so that an object inside a network must not change after it was used. For
+    functions that trace and never look at values.
     """
 
     @functools.lru_cache(maxsize=256)
@@ -63,6 +64,7 @@ def _abstract(leaf: Any) -> Any:
     return jax.typeof(leaf)
 
 
-def _hashable(tree: PyTree) -> tuple[tuple, Any]:
+def _hashable(tree: PyTree) -> tuple[tuple, tuple, Any]:
     leaves, structure = jax.tree.flatten(tree)
-    return tuple(leaves), structure
+    # 1 == True == 1.0, but a network may tell them apart
+    return tuple(leaves), tuple(type(leaf) for leaf in leaves), structure

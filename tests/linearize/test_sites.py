@@ -26,6 +26,7 @@ from ntkuq.linearize import (
     pull,
     push,
 )
+from ntkuq.linearize.products import output_gram, trace_gram
 from tests.linearize.networks import KEY, NETWORKS, normal
 from tests.oracle.dense import double, jacobian, jacobians, outputs
 
@@ -59,7 +60,10 @@ def test_every_route_is_the_dense_jacobian(name):
     np.testing.assert_allclose(factors.outputs, f, rtol=1e-12)
     for one, expected in zip(got, parts, strict=True):
         np.testing.assert_allclose(one, expected, rtol=0, atol=1e-10)
-    letters, kinds = {Outer: "O", Rows: "R", Readout: "L", Dense: "D"}, NETWORKS[name][2]
+    letters, kinds = (
+        {Outer: "O", Rows: "R", Readout: "L", Dense: "D"},
+        NETWORKS[name][2],
+    )
     if kinds is not None:
         assert "".join(letters[type(leaf)] for leaf in factors.leaves) == kinds
     # the memory rule knows which factors are outer products
@@ -125,6 +129,8 @@ def products(found, x, variances, tangent, u):
         "pull": jnp.concatenate(pull(factors, u)),
         "gram": gram(factors, factors, variances),
         "own": own_gram(factors, variances),
+        "trace": trace_gram(factors, factors, variances),
+        "each": output_gram(factors, factors, variances),
     }
 
 
@@ -139,24 +145,26 @@ def test_products_are_those_of_the_dense_jacobian(case):
     scale = np.repeat([float(value) for value in variances], sizes)
     got = products(found, x, variances, tangent, u)
     k = (j * scale) @ j.T
+    k4 = k.reshape(n, c, n, c)
     for name, expected in {
         "dense": j * np.sqrt(scale),
         "push": j @ v,
         "pull": j.T @ np.ravel(u),
         "gram": k,
-        "own": np.einsum("ncnd->ncd", k.reshape(n, c, n, c)),
+        "own": np.einsum("ncnd->ncd", k4),
+        "trace": np.einsum("ncmc->nm", k4),
+        "each": np.einsum("ncmc->cnm", k4),
     }.items():
         np.testing.assert_allclose(got[name].reshape(expected.shape), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("case", ["mlp", "bag"], indirect=True)
 @pytest.mark.parametrize("bytes_", [2**27, 1])
 def test_the_ntk_is_that_of_the_dense_jacobian(case, bytes_, monkeypatch):
     """Whole and in blocks of one example."""
     from ntkuq.linearize import chunks
 
     x, found, _, parts = case
-    if bytes_ == 1 and len(parts) > 3:
-        x, parts = x[:2], [part[:2] for part in parts]
     monkeypatch.setattr(chunks, "CHUNK_BYTES", bytes_)
     j = np.concatenate(parts, axis=-1)
     k = np.einsum("ncp,mdp->ncmd", j, j)

@@ -199,7 +199,7 @@ def test_many_functions_have_the_joint_covariance():
 
 
 def test_functions_are_smooth():
-    _, functions, data, new = drawn("gaussian")
+    _, functions, _, new = drawn("gaussian")
     center, direction = new[0], new[1] - new[0]
 
     def slopes(step):
@@ -264,7 +264,9 @@ def test_sampled_networks_are_mixed(name):
     np.testing.assert_array_equal(again.mean, predictive.mean)
     other = method.fit(bnn, data, key=jax.random.key(1)).predict(new)
     assert np.abs(other.mean - predictive.mean).max() > 1e-4
-    assert posterior.log_marginal_likelihood == posterior.laplace.log_marginal_likelihood
+    assert (
+        posterior.log_marginal_likelihood == posterior.laplace.log_marginal_likelihood
+    )
 
 
 def test_networks_linear_in_their_parameters_need_no_linearizing():
@@ -305,7 +307,9 @@ def test_the_operator_is_the_joint_covariance(structure):
     def solve(operator, v):
         image = operator.mv(v)
         # with noise on it, of condition below 100
-        noisy = operator + lx.DiagonalLinearOperator(jnp.full(10, 0.1))
+        noise = lx.DiagonalLinearOperator(jnp.full(10, 0.1))
+        tag = lx.positive_semidefinite_tag
+        noisy = operator + lx.TaggedLinearOperator(noise, tag)
         solver = lx.CG(rtol=1e-12, atol=1e-12)
         return operator.as_matrix(), image, lx.linear_solve(noisy, image, solver).value
 
@@ -323,7 +327,9 @@ def largest(jaxpr):
     """The most numbers that one array of a program holds, also in programs inside."""
     sizes = [0]
     for equation in jaxpr.eqns:
-        sizes += [var.aval.size for var in equation.outvars if hasattr(var.aval, "size")]
+        sizes += [
+            var.aval.size for var in equation.outvars if hasattr(var.aval, "size")
+        ]
         for value in jax.tree.leaves(
             list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")
         ):
@@ -347,9 +353,9 @@ def test_a_thousand_classes_need_no_jacobian(structure):
         assert probs.shape == (n, classes)
         np.testing.assert_allclose(probs.sum(1), 1.0, rtol=1e-5)
         assert np.isfinite(posterior.log_marginal_likelihood)
-        found = jax.make_jaxpr(lambda x: _variance(posterior.jacobian, posterior.covariance, x))(
-            jnp.asarray(x)
-        )
+        found = jax.make_jaxpr(
+            lambda x: _variance(posterior.jacobian, posterior.covariance, x)
+        )(jnp.asarray(x))
         size = sum(leaf.size for leaf in jax.tree.leaves(parameters(model.layers[-1])))
         assert posterior.jacobian.size == size == classes * (width + 1)
         # variances, and the factor of the output side: nothing of size C^2 for a datum
@@ -375,4 +381,6 @@ def test_a_thousand_classes_need_no_jacobian(structure):
     bias = np.linalg.inv(left + np.eye(6))
     blocks = sigma.reshape(6, width, 6, width)
     expected = np.einsum("ni,cidj,nj->ncd", a, blocks, a) + bias
-    np.testing.assert_allclose(posterior.latent(x).covariance, expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        posterior.latent(x).covariance, expected, rtol=1e-6, atol=1e-9
+    )

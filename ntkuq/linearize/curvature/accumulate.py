@@ -59,8 +59,8 @@ def accumulate(
     fisher = ExactFisher() if fisher is None else fisher
     total: Any = None
     count = 0
-    for number, (x, y) in enumerate(examples.chunks(size)):
-        extra = fisher.extras(y, number)
+    for x, y in examples.chunks(size):
+        extra = fisher.extras(y, count)
         new = _chunk(step, jacobian, likelihood, fisher, x, y, extra)
         total = new if total is None else _add(total, new)
         count += jax.tree.leaves(x)[0].shape[0]

@@ -147,7 +147,8 @@ def spectral_slopes(
 
     counts: how often each eigenvalue occurs; `None` for once.
     """
-    share = 1.0 / (1.0 + np.exp(-log_t) / np.maximum(eigenvalues, 1e-300))
+    scaled = np.exp(log_t) * np.maximum(eigenvalues, 0.0)
+    share = scaled / (1.0 + scaled)
     weight = np.ones_like(share) if counts is None else counts
     return Slopes(float(weight @ share), float(weight @ (share * (1.0 - share))))
 

@@ -8,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ntkuq.models import AbstractLikelihood, KnownNoise
@@ -17,8 +18,11 @@ class AbstractFisher(eqx.Module):
     """Weights S of the output gradients of an example, G = sum_n J^T S S^T J."""
 
     @abc.abstractmethod
-    def extras(self, y: PyTree, chunk: int) -> tuple[PyTree, ...]:
-        """What `weights` needs of each example besides its outputs, (N, …) each."""
+    def extras(self, y: PyTree, first: int) -> tuple[PyTree, ...]:
+        """What `weights` needs of each example besides its outputs, (N, …) each.
+
+        first: the number of the first of these examples.
+        """
 
     @abc.abstractmethod
     def weights(
@@ -37,8 +41,8 @@ class ExactFisher(AbstractFisher):
     ExactFisher()
     """
 
-    def extras(self, y, chunk):
-        del chunk
+    def extras(self, y, first):
+        del first
         return (y,)
 
     def weights(self, likelihood, latent, *extra):
@@ -69,9 +73,10 @@ class SampledFisher(AbstractFisher):
                 f"SampledFisher: expected samples >= 1, got {self.samples}"
             )
 
-    def extras(self, y, chunk):
+    def extras(self, y, first):
         size = jax.tree.leaves(y)[0].shape[0]
-        return (jax.random.split(jax.random.fold_in(self.key, chunk), size),)
+        # by the number of the example, whatever the chunks
+        return (_keys(self.key, first + np.arange(size, dtype=np.uint32)),)
 
     def weights(self, likelihood, latent, *extra):
         (key,) = extra
@@ -85,6 +90,11 @@ class SampledFisher(AbstractFisher):
         return gradients.T / jnp.sqrt(jnp.asarray(self.samples, latent.dtype))
 
 
+@jax.jit
+def _keys(key: Array, numbers: Array) -> Array:
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+
+
 class EmpiricalFisher(AbstractFisher):
     """Gradients at the observed targets: cheap, and no approximation of the Hessian.
 
@@ -94,8 +104,8 @@ class EmpiricalFisher(AbstractFisher):
     EmpiricalFisher()
     """
 
-    def extras(self, y, chunk):
-        del chunk
+    def extras(self, y, first):
+        del first
         return (y,)
 
     def weights(self, likelihood, latent, *extra):

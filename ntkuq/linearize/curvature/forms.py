@@ -64,6 +64,9 @@ class Rotated(eqx.Module):
     def variance(self, leaf: Factor, scale: Float[Array, "O I"]) -> Array:
         if isinstance(leaf, Readout):
             return (self._into(leaf.a) ** 2 @ scale.T) @ (self.left**2).T
+        if isinstance(leaf, Rows) and self.right is None and leaf.ids.shape[1] == 1:
+            g = leaf.g[:, :, 0] @ self.left
+            return jnp.einsum("nko,no->nk", g**2, scale.T[leaf.ids[:, 0]])
         if isinstance(leaf, Outer) and leaf.once:
             a, g = self.rotate(leaf)
             return jnp.einsum("nko,no->nk", g[:, :, 0] ** 2, a[:, 0] ** 2 @ scale.T)
@@ -140,6 +143,9 @@ class Diag(eqx.Module):
         if isinstance(leaf, Readout):
             each = leaf.a**2 @ self._matrix(leaf, scale).T
             return each[:, :, None] * jnp.eye(leaf.outputs, dtype=each.dtype)
+        if isinstance(leaf, Rows) and leaf.ids.shape[1] == 1:
+            g, each = leaf.g[:, :, 0], scale.reshape(leaf.size, -1)[leaf.ids[:, 0]]
+            return jnp.einsum("nko,nlo,no->nkl", g, g, each)
         if isinstance(leaf, Outer) and leaf.once:
             g, a = leaf.g[:, :, 0], leaf.a[:, 0]
             each = a**2 @ self._matrix(leaf, scale).T
@@ -150,6 +156,9 @@ class Diag(eqx.Module):
     def variance(self, leaf, scale):
         if isinstance(leaf, Readout):
             return leaf.a**2 @ self._matrix(leaf, scale).T
+        if isinstance(leaf, Rows) and leaf.ids.shape[1] == 1:
+            each = scale.reshape(leaf.size, -1)[leaf.ids[:, 0]]
+            return jnp.einsum("nko,no->nk", leaf.g[:, :, 0] ** 2, each)
         if isinstance(leaf, Outer) and leaf.once:
             each = leaf.a[:, 0] ** 2 @ self._matrix(leaf, scale).T
             return jnp.einsum("nko,no->nk", leaf.g[:, :, 0] ** 2, each)

@@ -128,7 +128,9 @@ def _forms(jacobian: Jacobian, sharing: AbstractSharing | None) -> tuple[_Form, 
     forms = []
     for leaf, size in zip(jacobian.subset, jacobian.sizes, strict=True):
         sites = [site for site in jacobian.plan.sites if site.leaf == leaf]
-        oriented = {(site.kind == "rows", site.output_first) for site in sites}
+        oriented = {
+            (site.kind == "rows", site.output_first, site.into) for site in sites
+        }
         if sharing is None:
             forms.append(_Form("diagonal", 1, True))
         elif len(oriented) == 1 and (len(sites) == 1 or sites[0].kind != "rows"):

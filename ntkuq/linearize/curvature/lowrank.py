@@ -4,12 +4,14 @@ L0^-1/2 G L0^-1/2 is approximated by U diag(s) U^T with k orthonormal columns U.
 D = (tau L0)^-1/2 the posterior covariance is D [I - U diag(t s / (1 + t s)) U^T] D:
 prior variance where the data are not looked at.
 
-References: Lanczos 1950; matfree, Kraemer 2024 (arXiv 2405.17277).
+References: Lanczos 1950; Parlett 1998, The Symmetric Eigenvalue Problem, on
+orthogonalizing twice.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -44,6 +46,7 @@ class LowRankCurvature(AbstractCurvature):
         values: s, (k,).
         deviations: prior standard deviation of each leaf.
         residual: the largest norm of W u - s u over the pairs, over the largest s.
+        rank: how many pairs are kept at most.
     """
 
     vectors: Float[Array, "P k"]
@@ -51,6 +54,7 @@ class LowRankCurvature(AbstractCurvature):
     deviations: list[Array]
     residual: float
     sizes: tuple[int, ...] = eqx.field(static=True)
+    rank: int = eqx.field(static=True)
 
     @property
     def cheap(self) -> bool:
@@ -89,14 +93,27 @@ class LowRankCurvature(AbstractCurvature):
         root = self.vectors * jnp.sqrt(self.values)
         both = jnp.concatenate([root, other.vectors * jnp.sqrt(other.values)], axis=1)
         residual = max(self.residual, other.residual)
-        return self._of(both, self.deviations, residual)
+        found = self._of(both, self.deviations, residual)
+        if found.values.size <= self.rank:
+            return found
+        dropped = float(found.values[self.rank] / found.values[0])
+        return LowRankCurvature(
+            found.vectors[:, : self.rank],
+            found.values[: self.rank],
+            self.deviations,
+            max(residual, dropped),
+            self.sizes,
+            self.rank,
+        )
 
     def _of(
         self, root: Float[Array, "P m"], deviations: list[Array], residual: float
     ) -> LowRankCurvature:
         """From any root R with R R^T the matrix."""
         vectors, singular, _ = jnp.linalg.svd(root, full_matrices=False)
-        return LowRankCurvature(vectors, singular**2, deviations, residual, self.sizes)
+        return LowRankCurvature(
+            vectors, singular**2, deviations, residual, self.sizes, self.rank
+        )
 
     @property
     def diagnostics(self):
@@ -173,15 +190,16 @@ def low_rank(
     fisher = ExactFisher() if fisher is None else fisher
     x, y = examples.whole()
     extra = fisher.extras(y, 0)
-    rank = min(rank, jacobian.size, len(examples) * outputs)
-    steps = min(2 * rank + 10, jacobian.size, len(examples) * outputs)
+    most = min(jacobian.size, len(examples) * outputs)
+    kept = min(rank, most)
+    steps = min(2 * kept + 10, most)
     deviations = roots(variances)
-    values, vectors, residual = _lanczos(
-        jacobian, likelihood, fisher, x, extra, deviations, rank, steps
+    values, vectors, residual = _leading(
+        jacobian, likelihood, fisher, x, extra, deviations, kept, steps
     )
     summary = _summary(jacobian, likelihood, x, y)
     found = LowRankCurvature(
-        vectors, values, deviations, float(residual), jacobian.sizes
+        vectors, values, deviations, float(residual), jacobian.sizes, rank
     )
     return found, summary
 
@@ -190,24 +208,49 @@ _summary = eqx.filter_jit(summarize)
 
 
 @eqx.filter_jit
-def _lanczos(jacobian, likelihood, fisher, x, extra, deviations, rank, steps):
-    from matfree.decomp import tridiag_sym
-
+def _leading(jacobian, likelihood, fisher, x, extra, deviations, rank, steps):
     def seed(latent, *more):
         return fisher.weights(likelihood, latent, *more)
 
     column = columns(deviations, jacobian.sizes)
     ggn = GGNOperator(JacobianOperator(jacobian, x, seed, *extra))
-
-    def product(v, column):
-        return column * ggn.mv(column * v)
-
     start = jax.random.normal(jax.random.key(0), column.shape, column.dtype)
-    found = tridiag_sym(steps, custom_vjp=False)(product, start, column)
-    values, inner = jnp.linalg.eigh(found.J_small)
+    basis, alpha, beta = lanczos(lambda v: column * ggn.mv(column * v), start, steps)
+    small = jnp.diag(alpha) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1)
+    values, inner = jnp.linalg.eigh(small)
     values, inner = values[-rank:][::-1], inner[:, -rank:][:, ::-1]
-    vectors = jnp.asarray(found.Q_tall).T @ inner  # Q_tall: (steps, P)
     # of a Ritz pair W u - s u = (what the last step left over) times u's last entry
-    left_over = jnp.linalg.norm(found.residual) * jnp.abs(inner[-1])
+    left_over = beta[-1] * jnp.abs(inner[-1])
     largest = jnp.maximum(values[0], jnp.finfo(values.dtype).tiny)
-    return jnp.clip(values, 0.0), vectors, jnp.max(left_over) / largest
+    return jnp.clip(values, 0.0), basis.T @ inner, jnp.max(left_over) / largest
+
+
+def lanczos(
+    product: Callable[[Array], Array], start: Float[Array, " P"], steps: int
+) -> tuple[Float[Array, "m P"], Float[Array, " m"], Float[Array, " m"]]:
+    """Orthonormal vectors, diagonal and off-diagonal of the tridiagonal form.
+
+    Each vector is orthogonalized twice. Where the space is exhausted (an eigenvalue of
+    zero, up to rounding) the rest stays zero: one pass alone would make copies of the
+    leading eigenvectors out of rounding errors.
+    """
+    size, eps = start.size, jnp.finfo(start.dtype).eps
+    first = start / jnp.linalg.norm(start)
+    basis = jnp.zeros((steps, size), start.dtype).at[0].set(first)
+    zeros = jnp.zeros(steps, start.dtype)
+
+    def step(k, state):
+        basis, alpha, beta = state
+        w = product(basis[k])
+        alpha = alpha.at[k].set(basis[k] @ w)
+        for _ in range(2):
+            w = w - basis.T @ (basis @ w)
+        norm = jnp.linalg.norm(w)
+        enough = norm > size**0.5 * eps * jnp.max(jnp.abs(alpha))
+        beta = beta.at[k].set(jnp.where(enough, norm, 0.0))
+        following = jnp.where(enough, w / jnp.where(enough, norm, 1.0), 0.0)
+        # the last step has no place for a further vector
+        basis = basis.at[k + 1].set(following, mode="drop")
+        return basis, alpha, beta
+
+    return jax.lax.fori_loop(0, steps, step, (basis, zeros, zeros))

@@ -8,7 +8,6 @@ Differentiated through the log-determinant (Immer et al. 2021, arXiv 2104.04975)
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import NamedTuple
 
@@ -27,8 +26,27 @@ from ntkuq.posteriors.laplace.evidence import Fit, LayerPrecision, Tuned
 RANGE = 20.0
 
 
+class Numbers(NamedTuple):
+    """A `Fit` as arrays, so that one program serves all data of a size."""
+
+    log_likelihood: Array
+    misfit: Array | None
+    points: Array
+    squares: Float[Array, " L"]
+
+    @staticmethod
+    def of(fit: Fit, dtype: np.dtype) -> Numbers:
+        misfit = None if fit.misfit is None else np.asarray(fit.misfit, dtype)
+        return Numbers(
+            jnp.asarray(np.asarray(fit.log_likelihood, dtype)),
+            None if misfit is None else jnp.asarray(misfit),
+            jnp.asarray(np.asarray(fit.count, dtype)),
+            jnp.asarray(np.asarray(fit.squares, dtype)),
+        )
+
+
 def log_evidence_at(
-    fit: Fit,
+    numbers: Numbers,
     curvature: AbstractCurvature,
     log_precisions: Float[Array, " L"],
     log_noise: Float[Array, ""],
@@ -36,12 +54,12 @@ def log_evidence_at(
     """log Z for one precision a leaf and a noise factor; traceable, differentiable."""
     precisions = jnp.exp(log_precisions)
     scale = jnp.exp(-2.0 * log_noise)
-    squares = jnp.asarray(fit.squares, log_precisions.dtype)
     variances = list(1.0 / precisions)
-    value = fit.log_likelihood - 0.5 * jnp.sum(precisions * squares)
+    value = numbers.log_likelihood - 0.5 * jnp.sum(precisions * numbers.squares)
     value = value - 0.5 * curvature.log_det_at(variances, scale)
-    if fit.misfit is not None:
-        value = value + 0.5 * fit.misfit * (1.0 - scale) - fit.count * log_noise
+    if numbers.misfit is not None:
+        value = value + 0.5 * numbers.misfit * (1.0 - scale)
+        value = value - numbers.points * log_noise
     return value
 
 
@@ -51,12 +69,12 @@ class _Loss(NamedTuple):
 
 
 @eqx.filter_jit
-def _loss(fit: Fit, curvature: AbstractCurvature, position: Array) -> _Loss:
+def _loss(numbers: Numbers, curvature: AbstractCurvature, position: Array) -> _Loss:
     def loss(position: Array) -> Array:
-        if fit.misfit is None:
+        if numbers.misfit is None:
             zero = jnp.zeros((), position.dtype)
-            return -log_evidence_at(fit, curvature, position, zero)
-        return -log_evidence_at(fit, curvature, position[:-1], position[-1])
+            return -log_evidence_at(numbers, curvature, position, zero)
+        return -log_evidence_at(numbers, curvature, position[:-1], position[-1])
 
     return _Loss(*jax.value_and_grad(loss)(position))
 
@@ -75,14 +93,15 @@ def maximize_layers(
         precisions: where the search starts.
         max_steps: iterations of L-BFGS.
     """
-    dtype = precisions[0].dtype
+    dtype = np.dtype(precisions[0].dtype)
+    numbers = Numbers.of(fit, dtype)
     start = np.log([float(p) for p in precisions])
     free = fit.misfit is not None
     if free:
         start = np.append(start, 0.0)
 
     def objective(position: np.ndarray) -> tuple[float, np.ndarray]:
-        found = _loss(fit, curvature, jnp.asarray(position, dtype))
+        found = _loss(numbers, curvature, jnp.asarray(position, dtype))
         return float(found.value), np.asarray(found.gradient, np.float64)
 
     best = minimize(
@@ -104,7 +123,7 @@ def maximize_layers(
     )
     noise = math.exp(best.position[-1]) if free else 1.0
     # d log det / d log p_l is minus the number of parameters that the data determine
-    bare = dataclasses.replace(fit, squares=(0.0,) * count)
+    bare = numbers._replace(squares=jnp.zeros_like(numbers.squares))
     slope = _loss(bare, curvature, jnp.asarray(best.position, dtype))
     effective = float(-2.0 * np.sum(np.asarray(slope.gradient, np.float64)[:count]))
     return Tuned(

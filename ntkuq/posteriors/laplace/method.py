@@ -24,7 +24,7 @@ from ntkuq.posteriors.laplace.problem import (
     inverse,
     linearized_problem,
 )
-from ntkuq.posteriors.laplace.search import AbstractSearch, search
+from ntkuq.posteriors.laplace.search import AbstractSearch, Fits, search
 from ntkuq.posteriors.laplace.structures import AbstractStructure, Full, Size
 from ntkuq.posteriors.laplace.subsets import AbstractSubset, All
 from ntkuq.posteriors.predictive import Predictive
@@ -82,23 +82,23 @@ class Laplace(AbstractMethod):
         data = as_data(data)
         bnn = bnn.prepare(data)
         problem = linearized_problem(bnn, data, self.structure, self.subset)
-        tuned = choose(self.tune, problem, self._fits(bnn), data)
+        tuned = choose(self.tune, problem, self._fits(bnn, problem), data)
         return posterior(self, self.link, bnn, problem, tuned, data.units)
 
-    def _fits(
-        self, bnn: BNN
-    ) -> Callable[[Dataset | Batches], Callable[[float, Any], Predictive]]:
+    def _fits(self, bnn: BNN, whole: Linearized) -> Fits:
         """From training data to predictions at a factor on the precision."""
 
-        def fits(data: Dataset | Batches) -> Callable[[float, Any], Predictive]:
-            problem = linearized_problem(bnn, data, self.structure, self.subset)
+        def fits(data: Dataset | None) -> Callable[[float, Any], Predictive]:
+            problem = whole
+            if data is not None:
+                problem = linearized_problem(bnn, data, self.structure, self.subset)
 
             def predict(factor: float, x: Any) -> Predictive:
                 # of a factor that is only tried nothing is said
                 tuned = Tuned(factor, 1.0, None, None, False, 0.0, math.inf)
-                return posterior(
-                    *(self, self.link, bnn, problem, tuned, data.units)
-                ).predict(x)
+                return posterior(*(self, self.link, bnn, problem, tuned, None)).predict(
+                    x
+                )
 
             return predict
 
@@ -154,8 +154,12 @@ def updated(old: LaplacePosterior, data: DataLike) -> LaplacePosterior:
         )
     data = as_data(data)
     # before tuning: the sums refer to the noise and the prior of the first fit
-    bnn = old.first
-    bnn.check_outputs(data)
+    bnn = old.first.prepare(data)
+    if data.units != old.units:
+        raise ValueError(
+            f"update: expected targets in {old.units or 'no units'}, as those of the "
+            f"first data, got {data.units or 'no units'}: convert them"
+        )
     before = old.problem
     structure = method.structure.as_in(before.curvature)
     new = linearized_problem(bnn, data, structure, method.subset)

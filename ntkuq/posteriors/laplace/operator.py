@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
@@ -23,9 +24,11 @@ def joint_operator(
 
     def product(u: Float[Array, " NC"]) -> Float[Array, " NC"]:
         flat = operator.pull(u.reshape(shape.shape))
-        leaves = [leaf.reshape(-1) for leaf in jacobian.unravel(flat)]
-        moved = covariance.apply(leaves)
-        return operator.mv(jax.numpy.concatenate(moved)).reshape(-1)
+        # a last layer has its covariance in float64, the network in its own type
+        wide = jnp.promote_types(flat.dtype, jnp.zeros(()).dtype)
+        leaves = [leaf.reshape(-1).astype(wide) for leaf in jacobian.unravel(flat)]
+        moved = jnp.concatenate(covariance.apply(leaves))
+        return operator.mv(moved.astype(flat.dtype)).reshape(-1)
 
     structure = jax.ShapeDtypeStruct((size,), shape.dtype)
     return lx.FunctionLinearOperator(product, structure, lx.positive_semidefinite_tag)

@@ -30,7 +30,7 @@ from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Joint
 from ntkuq.posteriors.join import concatenate
 from ntkuq.posteriors.laplace.evidence import Tuned
 from ntkuq.posteriors.laplace.functions import SampledFunctions
-from ntkuq.posteriors.laplace.layers import log_evidence_at
+from ntkuq.posteriors.laplace.layers import Numbers, log_evidence_at
 from ntkuq.posteriors.laplace.problem import Linearized, inverse
 from ntkuq.posteriors.predictive import Predictive
 from ntkuq.posteriors.push import (
@@ -218,9 +218,9 @@ class LaplacePosterior(AbstractPosterior):
         at = jnp.broadcast_to(
             jnp.asarray(log_precisions, dtype), (len(self.jacobian.subset),)
         )
-        return log_evidence_at(
-            self.problem.fit, self.problem.curvature, at, jnp.asarray(log_noise, dtype)
-        )
+        numbers = Numbers.of(self.problem.fit, np.dtype(dtype))
+        noise = jnp.asarray(log_noise, dtype)
+        return log_evidence_at(numbers, self.problem.curvature, at, noise)
 
 
 def _outputs(jacobian: Jacobian, inputs: PyTree) -> int:
@@ -357,7 +357,6 @@ def tuned_hyperparameters(
     A prior with several precisions is reported by the factor that multiplied them,
     unless each was fitted.
     """
-
     fitted = tuned.noise != 1.0
 
     def found(name: str, value: float, log_se: float | None) -> Hyperparameter:

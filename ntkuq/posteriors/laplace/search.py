@@ -45,7 +45,8 @@ class AbstractSearch(AbstractTune):
 
 
 #: From training data to predictions of the posterior at a factor on the precision.
-Fits = Callable[[Dataset | Batches], Callable[[float, Any], Predictive]]
+#: `None` stands for all data, which have been seen already.
+Fits = Callable[[Dataset | None], Callable[[float, Any], Predictive]]
 
 
 def _check(name: str, factors: tuple[float, ...]) -> None:
@@ -89,7 +90,8 @@ class GridSearch(AbstractSearch):
         return self.factors
 
     def losses(self, data, fits):
-        predict = fits(data)
+        del data
+        predict = fits(None)
         return np.stack(
             [
                 np.asarray(self.score(predict(f, self.validation.x), self.validation.y))
@@ -182,5 +184,7 @@ def _parabola(
     if not bend > 0:
         return float(grid[best]), None
     shift = float(np.clip(-slope.mean() / bend, -left, right))
+    if len(slope) < 2:  # one held-out example says nothing of the spread
+        return float(grid[best] + shift), None
     error = slope.std(ddof=1) / (math.sqrt(losses.shape[1]) * bend)
     return float(grid[best] + shift), float(error)

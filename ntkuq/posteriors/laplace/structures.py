@@ -278,7 +278,7 @@ class LowRank(AbstractStructure):
         rank: the number of eigenpairs.
         fisher: `ExactFisher()` or `EmpiricalFisher()`.
 
-    References: Lanczos 1950; matfree (Kraemer, arXiv 2405.17277) for the iteration.
+    References: Lanczos 1950.
 
     >>> LowRank(20).rank
     20
