@@ -376,13 +376,13 @@ def test_the_end_of_the_grid_is_flagged(factors, end):
 def test_one_held_out_datum_has_no_standard_error():
     bnn, data, validation = regression()
     x = validation.x[:1]
-    # as far off as a factor of one expects
+    # as far off as a factor of one expects; the grid has steps of 0.6
     method = Laplace(tune=Fixed())
     variance = float(method.fit(bnn, data).predict(x).observed.variance[0])
     y = np.asarray(oracle.outputs(bnn.model, jnp.asarray(x)))[:, 0]
     one = Dataset(x, y + math.sqrt(variance))
     hyper = Laplace(tune=GridSearch(one)).fit(bnn, data).hyperparameters[0]
-    assert math.log(hyper.value / TAU) == pytest.approx(0.0, abs=0.1)
+    assert math.log(hyper.value / TAU) == pytest.approx(0.0, abs=0.3)
     assert not hyper.at_bound
     assert hyper.se is None
 

@@ -9,6 +9,7 @@ Differentiated through the log-determinant (Immer et al. 2021, arXiv 2104.04975)
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -113,18 +114,19 @@ def maximize_layers(
         max_steps=max_steps,
         key=jax.random.key(0),
     )
+    position, value = _refined(objective, best.position, start, max_steps)
     errors = [None if math.isnan(se) else float(se) for se in best.se]
     count = len(precisions)
     layers = tuple(
-        LayerPrecision(math.exp(position), se, bool(at_bound))
-        for position, se, at_bound in zip(
-            best.position[:count], errors[:count], best.at_bound[:count], strict=True
+        LayerPrecision(math.exp(log_precision), se, bool(at_bound))
+        for log_precision, se, at_bound in zip(
+            position[:count], errors[:count], best.at_bound[:count], strict=True
         )
     )
-    noise = math.exp(best.position[-1]) if free else 1.0
+    noise = math.exp(position[-1]) if free else 1.0
     # d log det / d log p_l is minus the number of parameters that the data determine
     bare = numbers._replace(squares=jnp.zeros_like(numbers.squares))
-    slope = _loss(bare, curvature, jnp.asarray(best.position, dtype))
+    slope = _loss(bare, curvature, jnp.asarray(position, dtype))
     effective = float(-2.0 * np.sum(np.asarray(slope.gradient, np.float64)[:count]))
     return Tuned(
         tau=1.0,
@@ -132,7 +134,27 @@ def maximize_layers(
         log_tau_se=None,
         log_noise_se=errors[-1] if free else None,
         at_bound=bool(best.at_bound.any()),
-        log_evidence=-best.value,
+        log_evidence=-value,
         effective=effective,
         layers=layers,
     )
+
+
+def _refined(
+    objective: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    position: np.ndarray,
+    start: np.ndarray,
+    max_steps: int,
+) -> tuple[np.ndarray, float]:
+    """The optimum to rounding: fits to the same data in parts have to agree."""
+    from scipy.optimize import minimize as scipy_minimize
+
+    found = scipy_minimize(
+        objective,
+        position,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=list(zip(start - RANGE, start + RANGE, strict=True)),
+        options={"maxiter": max_steps, "ftol": 1e-15, "gtol": 1e-8},
+    )
+    return np.asarray(found.x), float(found.fun)
