@@ -59,8 +59,10 @@ def _free_bytes() -> int:
 
 def predicted_numbers(jacobian: Jacobian, outputs: int) -> int:
     """How many numbers one example's factors take while they are made."""
-    passes = 1 if jacobian.is_readout else 1 + outputs
-    return factor_numbers(jacobian, outputs) + passes * jacobian.plan.activations
+    own = factor_numbers(jacobian, outputs)
+    if jacobian.is_readout:  # no backward pass, but the Hessian and its products
+        return own + jacobian.plan.activations + 2 * outputs**2
+    return own + (1 + outputs) * jacobian.plan.activations
 
 
 def factor_numbers(jacobian: Jacobian, outputs: int) -> int:

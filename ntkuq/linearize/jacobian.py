@@ -268,7 +268,8 @@ class Jacobian(eqx.Module):
             recorder = Recorder(leaves, skip, given)
             return trace(self.model, x, recorder), recorder.inputs
 
-        deltas = [jnp.zeros(sites[n].shape, sites[n].dtype) for n in inner]
+        dtype = jnp.result_type(*(leaf.dtype for leaf in every))
+        deltas = [jnp.zeros(sites[n].shape, dtype) for n in inner]
         out, pull, data = jax.vjp(
             run, deltas, [every[n] for n in generic], has_aux=True
         )

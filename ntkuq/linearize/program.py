@@ -15,7 +15,7 @@ from jax.extend import core
 from jax.extend.core import primitives
 from jaxtyping import PyTree
 
-from ntkuq.models import forward
+from ntkuq.models import forward, trainable
 
 
 class Equation(NamedTuple):
@@ -50,7 +50,7 @@ class Program(NamedTuple):
 
 def program(model: PyTree, x: PyTree) -> Program:
     """The forward pass of `model` at one example x; nothing is computed."""
-    tree, rest = eqx.partition(model, eqx.is_inexact_array)
+    tree, rest = eqx.partition(model, trainable(model))
     leaves, structure = jax.tree.flatten(tree)
 
     def run(leaves, x):

@@ -27,7 +27,7 @@ from jaxtyping import Array, PyTree
 
 from ntkuq.linearize.patches import patches
 from ntkuq.linearize.program import Use, program, readout, uses
-from ntkuq.models import forward, parameters
+from ntkuq.models import forward, parameters, trainable
 from ntkuq.models.memo import by_structure
 
 
@@ -41,7 +41,6 @@ class Site(NamedTuple):
     shape: shape of the operation's output.
     permutation: brings the output's axes to (*positions, *out).
     free: how many axes at the end of that are `out`.
-    dtype: type of the output.
     """
 
     leaf: int
@@ -51,7 +50,6 @@ class Site(NamedTuple):
     shape: tuple[int, ...]
     permutation: tuple[int, ...]
     free: int
-    dtype: str
 
     @property
     def positions(self) -> int:
@@ -182,7 +180,6 @@ def _dot(leaf: Leaf, data: ArrayLike, options: dict, *, weight_left: bool) -> Ar
         shape=out.shape,
         permutation=(*range(start, start + others), *outs),
         free=len(outs),
-        dtype=str(out.dtype),
     )
 
     def inputs() -> Array:
@@ -213,7 +210,6 @@ def _conv(data: ArrayLike, leaf: Leaf, **options):
         shape=out.shape,
         permutation=(batch, *spatial, feature),
         free=1,
-        dtype=str(out.dtype),
     )
 
     def inputs() -> Array:
@@ -275,7 +271,6 @@ def _rows(leaf: Leaf, indices: Callable[[], Array], out: Array, width: int) -> A
         shape=out.shape,
         permutation=(*(n for n in range(out.ndim) if n != width), width),
         free=1,
-        dtype=str(out.dtype),
     )
 
     return leaf.recorder.record(site, lambda: indices().reshape(-1), out)
@@ -389,7 +384,7 @@ def trace(model: PyTree, x: PyTree, recorder: Recorder) -> Array:
         for n, array in enumerate(recorder.arrays)
     ]
     tree = jax.tree.unflatten(jax.tree.structure(skeleton), tagged)
-    rest = eqx.filter(model, eqx.is_inexact_array, inverse=True)
+    rest = eqx.filter(model, trainable(model), inverse=True)
 
     def run(tree, x):
         return forward(eqx.combine(tree, rest), x)

@@ -35,6 +35,7 @@ from ntkuq.models.network import (
     count as count,
     forward as forward,
     parameters as parameters,
+    trainable as trainable,
 )
 from ntkuq.models.priors import (
     AbstractPrior as AbstractPrior,

@@ -78,7 +78,23 @@ def forward(model: PyTree, x: PyTree) -> Float[Array, " C"]:
 
 def parameters(model: PyTree) -> PyTree:
     """The trainable leaves: inexact arrays; everything else is `None`."""
-    return eqx.filter(model, eqx.is_inexact_array)
+    return eqx.filter(model, trainable(model))
+
+
+def trainable(model: PyTree) -> PyTree:
+    """Which leaves are parameters, for `equinox.partition`.
+
+    Inexact arrays; those inside an `equinox.nn.State` (running statistics of a batch
+    norm) are not.
+    """
+
+    def is_state(node: PyTree) -> bool:
+        return isinstance(node, eqx.nn.State)
+
+    def turn(leaf: PyTree) -> bool:
+        return not is_state(leaf) and _is_parameter(leaf)
+
+    return jax.tree.map(turn, model, is_leaf=is_state)
 
 
 def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
@@ -98,7 +114,7 @@ def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
 
 def count(model: PyTree) -> int:
     """The number of parameters P, of a module or of its shapes."""
-    leaves = jax.tree.leaves(eqx.filter(model, _is_parameter))
+    leaves = jax.tree.leaves(parameters(model))
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PyTree
 from ntkuq.data import Batches, Dataset
 from ntkuq.models.bnn import BNN
 from ntkuq.models.likelihoods import AbstractLikelihood
-from ntkuq.models.network import cast, forward, parameters
+from ntkuq.models.network import cast, forward, parameters, trainable
 from ntkuq.models.priors import AbstractPrior
 
 
@@ -233,7 +233,7 @@ class _Problem(eqx.Module):
 @eqx.filter_jit
 def _chunk(problem, length, batch, carry, x, y, key):
     """`length` steps in one loop on the device."""
-    params, static = eqx.partition(carry.model, eqx.is_inexact_array)
+    params, static = eqx.partition(carry.model, trainable(carry.model))
 
     def step(carry, key):
         rows = (x, y) if batch is None else _pick(x, y, batch, problem.size, key)
@@ -264,7 +264,7 @@ class _Steps:
 
 @eqx.filter_jit
 def _step(problem, carry, x, y):
-    params, static = eqx.partition(carry.model, eqx.is_inexact_array)
+    params, static = eqx.partition(carry.model, trainable(carry.model))
     carry, (loss, finite) = problem.step(_Carry(params, carry.state), static, x, y)
     return _Carry(eqx.combine(carry.model, static), carry.state), loss, finite
 

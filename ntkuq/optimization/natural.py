@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ntkuq.kernels import Cholesky, cholesky
 from ntkuq.linearize import Factors, Jacobian, dense, gram, pull
-from ntkuq.models import AbstractLikelihood, parameters
+from ntkuq.models import AbstractLikelihood, parameters, trainable
 
 
 class NaturalStep(NamedTuple):
@@ -138,7 +138,7 @@ def natural_gradient(
     """
     if isinstance(damping, float | int) and not damping >= 0:
         raise ValueError(f"natural_gradient: expected damping >= 0, got {damping}")
-    static = eqx.filter(model, eqx.is_inexact_array, inverse=True)
+    static = eqx.filter(model, trainable(model), inverse=True)
 
     def init(params: PyTree) -> NaturalGradientState:
         return NaturalGradientState(jnp.zeros((), jax.tree.leaves(params)[0].dtype))

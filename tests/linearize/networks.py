@@ -349,6 +349,51 @@ class Subtracted(eqx.Module):
         return x[:2] - self.layer(x)
 
 
+class Padded(eqx.Module):
+    """Tokens out of range stand for nothing: filled with zeros, or taken as the last."""
+
+    table: Array
+    clipped: Array
+    single: Array
+
+    def __call__(self, x):
+        ids = jnp.where(x > 4, 99, x)
+        rows = jnp.take(self.table, ids, axis=0, mode="fill", fill_value=0.0)
+        last = self.clipped.at[ids].get(mode="clip")
+        return jnp.tanh(rows.sum(0) * last.sum(0)) + self.single[x % 4, 0].sum()
+
+
+class Permuted(eqx.Module):
+    """A last product with its outputs in another order than the leaf's axes."""
+
+    w: Array
+
+    def __call__(self, x):
+        return jnp.tensordot(jnp.transpose(self.w, (1, 0, 2)), x, 1)
+
+
+class Widths(eqx.Module):
+    """One array contracted over one axis, and over two."""
+
+    w: Array
+
+    def __call__(self, x):
+        one = jnp.tensordot(self.w, x, 1)
+        return jnp.tanh(one).sum(1) + jnp.tensordot(self.w, jnp.outer(x[:3], x), 2)
+
+
+class SideBySide(eqx.Module):
+    """Two last layers side by side."""
+
+    hidden: nn.Linear
+    mean: nn.Linear
+    scale: nn.Linear
+
+    def __call__(self, x):
+        h = jnp.tanh(self.hidden(x))
+        return jnp.concatenate([self.mean(h), self.scale(h)])
+
+
 class Stateful(eqx.Module):
     """Batch norm with its running statistics, in inference mode."""
 
@@ -476,6 +521,18 @@ def _networks():
         "batch norm": (batch, x, "ODDDLL"),
         "prelu": (Nested(_linear(4, 6), nn.PReLU(), _linear(6, 2)), x, "ODDLL"),
         "dropout": (nn.inference_mode(dropout), x, "ODLL"),
+        "padded": (
+            Padded(normal(7, 4), normal(7, 4, number=27), normal(7, 1, number=28)),
+            tokens,
+            "RRD",
+        ),
+        "permuted": (Permuted(normal(2, 3, 4)), x, "O"),
+        "widths": (Widths(normal(2, 3, 4)), x, "D"),
+        "two heads": (
+            SideBySide(_linear(4, 5), _linear(5, 1), _linear(5, 1)),
+            x,
+            "ODODOD",
+        ),
         "shifted": (Shifted(_linear(4, 2)), x, "LD"),
         "subtracted": (Subtracted(_linear(4, 2)), x, "OD"),
     }

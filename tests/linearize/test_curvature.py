@@ -382,3 +382,43 @@ def test_a_histogram_of_many_eigenvalues_keeps_the_log_determinant():
         got = binned.counts @ np.log1p(t * binned.values)
         # within a bin of width w the curvature of log(1 + e^u) is at most 1/4
         assert got == pytest.approx(exact, abs=values.size * 1e-6 / 8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_low_rank_has_no_ghosts_where_the_spectrum_falls_fast(dtype):
+    """More steps than the matrix has rank: rounding must not become eigenpairs."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((200, 1)), dtype)
+    model = eqx.nn.MLP(1, 1, 30, 2, jnp.tanh, key=KEY)
+    jacobian = Jacobian.at(model, x[0]).cast(dtype)
+    likelihood = Gaussian(np.asarray(0.1, dtype))
+    variances = [jnp.ones((), dtype) for _ in jacobian.subset]
+    problem = (jacobian, likelihood, Examples(x, x), variances)
+    found, _ = low_rank(*problem, 1, rank=50)
+    exact = Jacobian.at(oracle.double(model), jnp.asarray(x[0], jnp.float64))
+    j = oracle.jacobian(exact.model, jnp.asarray(x, jnp.float64))
+    largest = np.linalg.eigvalsh(100.0 * j @ j.T)[::-1]
+    tolerance = 200 * np.finfo(dtype).eps * largest[0]
+    np.testing.assert_allclose(found.values, largest[:50], rtol=0, atol=tolerance)
+    seen = np.asarray(found.values) > tolerance
+    vectors = np.asarray(found.vectors)[:, seen]
+    identity = np.eye(seen.sum())
+    close = {"rtol": 0, "atol": 1e3 * np.finfo(dtype).eps}
+    np.testing.assert_allclose(vectors.T @ vectors, identity, **close)
+    variance = found.covariance(1.0, 1.0).variance(jacobian.factors(x))
+    assert float(jnp.min(variance)) > 0
+
+
+def test_sampled_gradients_do_not_depend_on_the_chunks(monkeypatch):
+    from ntkuq.linearize import chunks
+
+    case = Case("mlp")
+
+    def build():
+        fisher = SampledFisher(KEY)
+        made, _ = kronecker_blocks(*case.problem, case.c, sharing=None, fisher=fisher)
+        return [np.asarray(block.values) for block in made.blocks]
+
+    whole = build()
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)
+    for one, two in zip(whole, build(), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-12)

@@ -290,6 +290,32 @@ def test_a_head_that_is_no_matrix_is_not_replaced_by_an_earlier_layer(kind):
         plan.last()
 
 
+def test_heads_side_by_side_are_not_one_last_layer():
+    model, x, _ = NETWORKS["two heads"]
+    with pytest.raises(ValueError, match=r"side by side, of shapes \(1, 5\), \(1, 5"):
+        find_sites(model, x[0]).last()
+
+
+def test_running_statistics_are_no_parameters():
+    model, x, _ = NETWORKS["batch norm"]
+    plan = find_sites(model, x[0])
+    assert plan.shapes == ((6, 4), (6,), (6,), (6,), (2, 6), (2,))
+
+
+def test_plans_tell_true_from_one():
+    class Switched(eqx.Module):
+        layer: eqx.nn.Linear
+        on: object
+
+        def __call__(self, x):
+            return self.layer(x) if self.on is True else jnp.tanh(self.layer(x))
+
+    layer = eqx.nn.Linear(4, 2, key=KEY)
+    assert find_sites(Switched(layer, True), normal(4)).readout == (0, 1)
+    assert find_sites(Switched(layer, 1), normal(4)).readout == ()
+    assert find_sites(Switched(layer, True), normal(4)).readout == (0, 1)
+
+
 @pytest.mark.parametrize("name", ["weight norm", "norms", "constant"])
 def test_a_network_without_a_last_matrix_is_named(name):
     model, x, _ = NETWORKS[name]

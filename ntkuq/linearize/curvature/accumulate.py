@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ntkuq.linearize.curvature.fisher import AbstractFisher, ExactFisher
@@ -66,6 +67,12 @@ def accumulate(
         count += jax.tree.leaves(x)[0].shape[0]
     if total is None:
         raise ValueError("expected at least one example, got none")
+    if not np.isfinite(float(total[1].log_likelihood)):
+        raise ValueError(
+            "expected a finite log-likelihood of the training data, got "
+            f"{float(total[1].log_likelihood)}: check the network's outputs at these "
+            "inputs, and the likelihood's scale"
+        )
     return Seen(total[0], total[1], count)
 
 

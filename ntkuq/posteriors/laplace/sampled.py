@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ntkuq.data import Batches, DataLike, Dataset
 from ntkuq.linearize import map_chunks
-from ntkuq.models import BNN, forward
+from ntkuq.models import BNN, forward, trainable
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Cost
 from ntkuq.posteriors.laplace.method import Laplace
@@ -90,7 +90,7 @@ class SampledLaplacePosterior(AbstractPosterior):
 
 @eqx.filter_jit
 def _outputs(networks: PyTree, x: PyTree) -> Float[Array, "N S C"]:
-    arrays, rest = eqx.partition(networks, eqx.is_inexact_array)
+    arrays, rest = eqx.partition(networks, trainable(networks))
 
     def one(arrays: PyTree) -> Array:
         model = eqx.combine(arrays, rest)
