@@ -350,7 +350,7 @@ class Subtracted(eqx.Module):
 
 
 class Padded(eqx.Module):
-    """Tokens out of range stand for nothing: filled with zeros, or taken as the last."""
+    """Tokens out of range: filled with zeros, or taken as the last."""
 
     table: Array
     clipped: Array

@@ -25,7 +25,7 @@ from ntkuq.linearize import (
     weight_space,
 )
 from ntkuq.linearize.curvature.forms import Block, Rotated
-from ntkuq.models import Categorical, Gaussian
+from ntkuq.models import Categorical, Gaussian, cast
 from tests.linearize.networks import KEY, NETWORKS
 from tests.oracle import dense as oracle
 
@@ -388,8 +388,8 @@ def test_a_histogram_of_many_eigenvalues_keeps_the_log_determinant():
 def test_low_rank_has_no_ghosts_where_the_spectrum_falls_fast(dtype):
     """More steps than the matrix has rank: rounding must not become eigenpairs."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((200, 1)), dtype)
-    model = eqx.nn.MLP(1, 1, 30, 2, jnp.tanh, key=KEY)
-    jacobian = Jacobian.at(model, x[0]).cast(dtype)
+    model = cast(eqx.nn.MLP(1, 1, 30, 2, jnp.tanh, key=KEY), np.dtype(dtype))
+    jacobian = Jacobian.at(model, x[0])
     likelihood = Gaussian(np.asarray(0.1, dtype))
     variances = [jnp.ones((), dtype) for _ in jacobian.subset]
     problem = (jacobian, likelihood, Examples(x, x), variances)

@@ -19,7 +19,16 @@ def double(tree):
 
 def split(model):
     """The leaves, and the function (leaves, one x) -> outputs (C,)."""
-    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+
+    def is_state(node):
+        return isinstance(node, eqx.nn.State)
+
+    def varies(leaf):
+        return not is_state(leaf) and eqx.is_inexact_array(leaf)
+
+    # running statistics are no parameters
+    spec = jax.tree.map(varies, model, is_leaf=is_state)
+    arrays, rest = eqx.partition(model, spec)
     leaves, tree = jax.tree.flatten(arrays)
 
     def f(leaves, x):
