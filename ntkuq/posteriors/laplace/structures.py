@@ -103,13 +103,6 @@ class AbstractStructure(eqx.Module):
         del curvature
         return self
 
-    def whole_network_in_double(
-        self, jacobian: Jacobian, data: int, outputs: int
-    ) -> bool:
-        """Where it works in float64: does the network too, or only what follows?"""
-        del jacobian, data, outputs
-        return True
-
     @abc.abstractmethod
     def curvature(self, problem: Problem) -> tuple[AbstractCurvature, Summary]:
         """G from one pass over the data, and how well the network fits them."""
@@ -148,12 +141,6 @@ class Full(AbstractStructure):
         function = isinstance(curvature, FunctionSpaceCurvature)
         view = FunctionSpace() if function else WeightSpace()
         return Full(view, self.fisher)
-
-    def whole_network_in_double(self, jacobian, data, outputs):
-        # the inputs of a last layer are as good as the network's type; sums over them
-        # are made in float64
-        weight = isinstance(self.chosen(jacobian, data, outputs), WeightSpace)
-        return not (jacobian.is_readout and weight)
 
     def curvature(self, problem):
         jacobian, likelihood, examples, variances, outputs = problem
