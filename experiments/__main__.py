@@ -3,16 +3,22 @@
 import tyro
 
 from experiments.agreement import Agreement
+from experiments.gp_images import Images
+from experiments.gp_uci import GaussianProcesses
 from experiments.race.run import Race
 from experiments.scaling import Scaling
+from experiments.solvers import Solvers
 from experiments.uci import UCI
 
 
 EXPERIMENTS = {
     "uci": UCI,
+    "gp-uci": GaussianProcesses,
+    "gp-images": Images,
     "agreement": Agreement,
     "race": Race,
     "scaling": Scaling,
+    "solvers": Solvers,
 }
 
 

@@ -14,7 +14,20 @@ from . import (
 )
 from .calibration import Score as Score, Scores as Scores, score as score
 from .data import Batches as Batches, Dataset as Dataset, Split as Split
-from .kernels import RBF as RBF, Analytic as Analytic, Empirical as Empirical
+from .kernels import (
+    RBF as RBF,
+    Analytic as Analytic,
+    Cholesky as Cholesky,
+    ComputationAware as ComputationAware,
+    ConjugateGradients as ConjugateGradients,
+    Empirical as Empirical,
+    Inducing as Inducing,
+    NTKParametrization as NTKParametrization,
+    Nystrom as Nystrom,
+    PivotedCholesky as PivotedCholesky,
+    StandardParametrization as StandardParametrization,
+    SubsetOfData as SubsetOfData,
+)
 from .models import (
     BNN as BNN,
     Bernoulli as Bernoulli,
@@ -25,6 +38,7 @@ from .models import (
     HeteroscedasticGaussian as HeteroscedasticGaussian,
     Identity as Identity,
     LaplaceBridge as LaplaceBridge,
+    LeaveOneOut as LeaveOneOut,
     LogDensity as LogDensity,
     MarginalLikelihood as MarginalLikelihood,
     MeanField as MeanField,
@@ -48,14 +62,18 @@ from .posteriors import (
     CrossValidation as CrossValidation,
     DeepEnsemble as DeepEnsemble,
     Diagonal as Diagonal,
+    EllipticalSlice as EllipticalSlice,
     Full as Full,
     GridSearch as GridSearch,
+    LabelRegression as LabelRegression,
     Laplace as Laplace,
     LastLayer as LastLayer,
+    LatentLaplace as LatentLaplace,
     LowRank as LowRank,
     Predictive as Predictive,
     SampledLaplace as SampledLaplace,
     Select as Select,
+    WideEnsemble as WideEnsemble,
     estimate as estimate,
     load as load,
     save as save,

@@ -7,9 +7,6 @@ comes with the package too.
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,25 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import ntkuq as nq
+from experiments import pictures
 from experiments.race.networks import builder, to_arrays
 from experiments.race.peers import clock
-
-
-#: Files of Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747), with SHA-256.
-FASHION = {
-    "train-images-idx3-ubyte.gz": (
-        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"
-    ),
-    "train-labels-idx1-ubyte.gz": (
-        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"
-    ),
-    "t10k-images-idx3-ubyte.gz": (
-        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"
-    ),
-    "t10k-labels-idx1-ubyte.gz": (
-        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -134,25 +115,10 @@ def _digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _fashion() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    images = "images-idx3-ubyte.gz"
-    train = _idx(f"train-{images}").astype(np.float32) / np.float32(255)
-    test = _idx(f"t10k-{images}").astype(np.float32) / np.float32(255)
-    return train, _idx("train-labels-idx1-ubyte.gz").astype(np.int32), test
-
-
-def _idx(name: str) -> np.ndarray:
-    """An array in the idx format, its SHA-256 checked."""
-    root = os.environ.get("NTKUQ_DATA")
-    path = Path(root or ".").expanduser() / "fashion_mnist" / name
-    if not root or not path.is_file():
+    try:
+        found = pictures.load("fashion_mnist")
+    except FileNotFoundError as error:
         raise FileNotFoundError(
-            "the race needs Fashion-MNIST: expected the environment variable "
-            f"NTKUQ_DATA to name a folder with fashion_mnist/{name} in it, got "
-            f"{root!r}; or use --quick"
-        )
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != FASHION[name]:
-        raise ValueError(f"{path} is not the published file; fetch it again")
-    plain = gzip.decompress(content)
-    shape = np.frombuffer(plain, ">i4", count=plain[3], offset=4)
-    return np.frombuffer(plain, np.uint8, offset=4 + 4 * plain[3]).reshape(shape)
+            f"the race needs Fashion-MNIST: {error}; or use --quick"
+        ) from error
+    return found.x, found.y.astype(np.int32), found.x_test

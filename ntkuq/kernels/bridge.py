@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import math
 import sys
 import threading
 import types
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -24,25 +25,25 @@ import jax.interpreters.ad
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ntkuq.kernels.base import (
-    AbstractCovariance,
-    Gram,
-    LogValues,
-    Parameter,
-    flat,
-    symmetric,
-)
-from ntkuq.kernels.dense import output_variance, recognized
-from ntkuq.kernels.duals import Erf, PiecewiseLinear
+from ntkuq.kernels.activate import activate
+from ntkuq.kernels.base import flat
 from ntkuq.kernels.layers import (
     Activation,
     AveragePool,
     Convolution,
     Dense,
     Flatten,
+    GlobalAveragePool,
+    Graph,
+    Input,
     Layer,
+    LayerNorm,
+    Reshape,
+    Scale,
+    Sum,
     UnsupportedLayer,
 )
+from ntkuq.kernels.stages import recognized
 
 
 INSTALL = (
@@ -114,128 +115,139 @@ def load() -> ModuleType:
             return importlib.import_module("neural_tangents")
 
 
-def check(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """The same layers; raises where `stax` cannot express them or is missing."""
-    load()
-    with jax.enable_x64(True):
-        one = jnp.ones((), jnp.float64)
-        kernel_fn(layers, one, one)
-    if not isinstance(layers[-1], Dense):
-        raise UnsupportedLayer(
-            "expected a network that ends in a dense layer, so that its outputs are "
-            f"Gaussian; it ends in {type(layers[-1]).__name__}"
-        )
-    return layers
+def evaluate(
+    graph: Graph,
+    weight_std: Array,
+    bias_std: Array,
+    x1: Array,
+    x2: Array | None,
+    *,
+    standard: bool = False,
+    same: bool = False,
+) -> tuple[Array, Array]:
+    """K and Θ of a graph of layers, (N1, N2) each, by neural-tangents.
 
-
-def kernel_fn(layers: tuple[Layer, ...], weight_std: Array, bias_std: Array) -> Any:
-    """The neural-tangents kernel function of a list of layers.
+    Its kernel functions serve for all layers but the nonlinearities, whose dual maps
+    are ours, and sums.
 
     Args:
-        layers: from `walk`.
-        weight_std, bias_std: scales of all layers; they may be traced, if the function
-            is built where they are.
-
-    Returns:
-        (x1, x2, get) -> kernel, as neural-tangents has it; images with channels last.
+        graph: of the network, as `check` accepts.
+        weight_std, bias_std: scales of all layers.
+        x1, x2: inputs (N, ...), channels first; without `x2` both are `x1`.
+        standard: Θ in the standard parametrization: the weights of a layer count with
+            its fan-in, its biases with 1.
+        same: x1 is one input, paired with itself: the diagonal, exact to rounding.
     """
-    stax = load().stax
-
-    def translate(layer: Layer) -> Any:
-        if isinstance(layer, Dense):
-            bias = bias_std if layer.bias else None
-            return stax.Dense(1, W_std=weight_std, b_std=bias)
-        if isinstance(layer, Convolution):
-            bias = bias_std if layer.bias else None
-            return stax.Conv(
-                1,
-                layer.window,
-                layer.stride,
-                layer.padding,
-                W_std=weight_std,
-                b_std=bias,
-            )
-        if isinstance(layer, AveragePool):
-            return stax.AvgPool(layer.window, layer.stride, "VALID")
-        if isinstance(layer, Flatten):
-            return stax.Flatten()
-        assert isinstance(layer, Activation)  # noqa: S101
-        return _nonlinearity(stax, layer)
-
-    return stax.serial(*[translate(layer) for layer in layers])[2]
-
-
-def _nonlinearity(stax: Any, layer: Activation) -> Any:
-    dual = recognized([layer])
-    if isinstance(dual, PiecewiseLinear):
-        return stax.ABRelu(dual.negative, dual.positive)
-    if isinstance(dual, Erf):
-        return stax.Erf()
-    name = getattr(layer.function, "__name__", "this function")
-    raise UnsupportedLayer(
-        f"no convolutional infinite-width kernel for the nonlinearity {name}: with "
-        "Conv2d or AvgPool2d use ReLU, leaky ReLU, the absolute value or erf"
-    )
-
-
-def _channels_last(x: Array) -> Array:
-    return jnp.moveaxis(x, 1, -1) if x.ndim == 4 else flat(x)
-
-
-def _kernel(
-    layers: tuple[Layer, ...], params: LogValues, x1: Array, x2: Array | None, get: str
-) -> Array:
-    weight, bias = jnp.exp(params["weight std"]), jnp.exp(params["bias std"])
-    scale = jnp.exp(params["input scale"])
-    z1 = _channels_last(x1 * scale)
-    z2 = None if x2 is None else _channels_last(x2 * scale)
     # neural-tangents mixes dtypes and ranks, as JAX allows by default
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        values = kernel_fn(layers, weight, bias)(z1, z2, get)
-    return values * output_variance(params, values)
+        scales = Scales(weight_std, bias_std, standard)
+        values: list[Any] = []
+        for node in graph.nodes:
+            before = [values[n] for n in node.inputs]
+            values.append(_apply(node.layer, before, scales, graph, (x1, x2), same))
+        return values[-1].nngp, values[-1].ntk
 
 
-def _diagonal(
-    layers: tuple[Layer, ...], params: LogValues, x: Array, get: str
-) -> Array:
-    """The diagonal from pairs of an input with itself, one at a time.
+class Scales(NamedTuple):
+    """Of all layers, and whether Θ is that of the standard parametrization."""
 
-    For ReLU networks Θ has a relative error of about 1e-8 here: arccos near 1.
-    """
-    return jax.lax.map(
-        lambda row: _kernel(layers, params, row[None], None, get)[0, 0], x
+    weight: Array
+    bias: Array
+    standard: bool
+
+
+def _apply(
+    layer: Layer, before: list[Any], scales: Scales, graph: Graph, inputs, same: bool
+) -> Any:
+    if isinstance(layer, Input):
+        return inputs
+    if isinstance(layer, Sum):
+        return _sum(*[_started(value, graph) for value in before])
+    value = before[0]
+    if isinstance(value, tuple) and isinstance(layer, Flatten | Reshape | Scale):
+        return tuple(None if x is None else _rearrange(layer, x) for x in value)
+    kernel = _started(value, graph)
+    if isinstance(layer, Activation):
+        dual = recognized([layer])
+        assert dual is not None  # noqa: S101
+        return activate(dual, kernel, same=same)
+    if isinstance(layer, Scale):
+        square = layer.factor**2
+        return _with(kernel, *[square * a for a in _arrays(kernel)])
+    if isinstance(layer, Dense | Convolution) and scales.standard:
+        channels = layer.fan_in
+        if isinstance(layer, Convolution) and channels is not None:
+            channels //= math.prod(layer.window)
+        if channels is None:
+            raise ValueError("expected the fan-in of each layer, got None")
+        shapes = [(*shape[:-1], channels) for shape in (kernel.shape1, kernel.shape2)]
+        kernel = kernel.replace(shape1=shapes[0], shape2=shapes[1])
+    return _translate(layer, scales, kernel)(kernel)
+
+
+def _translate(layer: Layer, scales: Scales, kernel: Any) -> Any:
+    stax = load().stax
+    form = "standard" if scales.standard else "ntk"
+    if isinstance(layer, Dense):
+        bias = scales.bias if layer.bias else None
+        made = stax.Dense(1, W_std=scales.weight, b_std=bias, parameterization=form)
+    elif isinstance(layer, Convolution):
+        made = stax.Conv(
+            1,
+            layer.window,
+            layer.stride,
+            layer.padding,
+            W_std=scales.weight,
+            b_std=scales.bias if layer.bias else None,
+            parameterization=form,
+        )
+    elif isinstance(layer, AveragePool):
+        made = stax.AvgPool(layer.window, layer.stride, "VALID")
+    elif isinstance(layer, GlobalAveragePool):
+        made = stax.GlobalAvgPool()
+    elif isinstance(layer, LayerNorm):
+        axes = tuple(range(1, len(kernel.shape1)))
+        made = stax.LayerNorm(axis=axes, eps=layer.eps)
+    elif isinstance(layer, Flatten):
+        made = stax.Flatten()
+    else:
+        raise UnsupportedLayer(f"no kernel for {type(layer).__name__} here")
+    return made[2]
+
+
+def _rearrange(layer: Layer, x: Array) -> Array:
+    if isinstance(layer, Reshape):
+        return jnp.reshape(x, (x.shape[0], *layer.shape))
+    return layer.factor * x if isinstance(layer, Scale) else flat(x)
+
+
+def _started(value: Any, graph: Graph) -> Any:
+    """The kernel of the inputs (channels last), where it is not one yet."""
+    if not isinstance(value, tuple):
+        return value
+    x1, x2 = (
+        None if x is None else jnp.moveaxis(x, 1, -1) if x.ndim > 2 else flat(x)
+        for x in value
+    )
+    positions = graph.has(AveragePool, GlobalAveragePool)
+    return load().stax.Identity()[2](
+        x1, x2, None, diagonal_batch=True, diagonal_spatial=not positions
     )
 
 
-class StaxNNGP(AbstractCovariance):
-    """K of a network with convolutions, by neural-tangents."""
-
-    parameters: dict[str, Parameter]
-    layers: tuple[Layer, ...]
-
-    def gram(self, params, x1, x2=None):
-        k = _kernel(self.layers, params, x1, x2, "nngp")
-        return k if x2 is not None else symmetric(k, jnp.diagonal(k))
-
-    def diagonal(self, params, x):
-        return _diagonal(self.layers, params, x, "nngp")
-
-    def at(self, x):
-        return Gram(self, x)
+def _arrays(kernel: Any) -> list[Array]:
+    cov2 = kernel.cov1 if kernel.cov2 is None else kernel.cov2
+    return [kernel.nngp, kernel.ntk, kernel.cov1, cov2]
 
 
-class StaxNTK(AbstractCovariance):
-    """Θ of a network with convolutions, by neural-tangents."""
+def _with(kernel: Any, nngp: Array, ntk: Array, cov1: Array, cov2: Array) -> Any:
+    two = None if kernel.cov2 is None else cov2
+    return kernel.replace(nngp=nngp, ntk=ntk, cov1=cov1, cov2=two)
 
-    parameters: dict[str, Parameter]
-    layers: tuple[Layer, ...]
 
-    def gram(self, params, x1, x2=None):
-        k = _kernel(self.layers, params, x1, x2, "ntk")
-        return k if x2 is not None else symmetric(k, jnp.diagonal(k))
-
-    def diagonal(self, params, x):
-        return _diagonal(self.layers, params, x, "ntk")
-
-    def at(self, x):
-        return Gram(self, x)
+def _sum(one: Any, two: Any) -> Any:
+    if one.is_reversed != two.is_reversed:
+        two = two.reverse()
+    parts = [a + b for a, b in zip(_arrays(one), _arrays(two))]
+    gaussian_both = one.is_gaussian and two.is_gaussian
+    return _with(one.replace(is_gaussian=gaussian_both), *parts)

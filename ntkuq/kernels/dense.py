@@ -7,14 +7,21 @@ inputs scaled by $s$ and for layers $l = 1, 2, \ldots$,
 $K_1 = \Theta_1 = \sigma_w^2 (s x)\cdot(s x') / D + \sigma_b^2$,
 $K_{l+1} = \sigma_w^2 E[\phi\phi] + \sigma_b^2$,
 $\Theta_{l+1} = K_{l+1} + \sigma_w^2 \Theta_l \odot E[\phi'\phi']$.
+
+For a pair of inputs what is carried is not K but $g = 1 - K / \sqrt{q_1 q_2}$, with the
+variances q of the two: no digits are lost where they are nearly equal. All that depends
+on one input is computed once an input (`rows_of`), the rest in blocks.
 """
 
 from __future__ import annotations
 
-import equinox as eqx
+import functools
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ntkuq.kernels.base import (
     AbstractCovariance,
@@ -22,136 +29,120 @@ from ntkuq.kernels.base import (
     LogValues,
     Parameter,
     flat,
-    symmetric,
 )
-from ntkuq.kernels.duals import AbstractDual, PiecewiseLinear, recognize
-from ntkuq.kernels.layers import Activation, Dense, Flatten, Layer, UnsupportedLayer
+from ntkuq.kernels.blocks import rectangular_blocks, symmetric_blocks
+from ntkuq.kernels.duals import reciprocal, root
+from ntkuq.kernels.recursion import (
+    Step,
+    advance,
+    advance_both,
+    output_variance as output_variance,
+    step,
+    variance_step,
+    variances as variances,
+    wide,
+)
+from ntkuq.kernels.stages import (
+    Stage,
+    homogeneous as homogeneous,
+    is_dense as is_dense,
+    recognized as recognized,
+    stages as stages,
+)
 
 
-class Stage(eqx.Module):
-    """A dense layer and the nonlinearity before it (`None` for the first)."""
+class Rows(NamedTuple):
+    """What the recursion over pairs needs of each input.
 
-    dual: AbstractDual | None
-    bias: bool = eqx.field(static=True)
-
-
-def is_dense(layers: tuple[Layer, ...]) -> bool:
-    """Whether the recursion of this file has all layers."""
-    return all(isinstance(layer, Dense | Activation | Flatten) for layer in layers)
-
-
-def stages(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
-    """Pair each dense layer with the nonlinearity before it.
-
-    Raises:
-        UnsupportedLayer: for a nonlinearity before the first or after the last dense
-            layer (the outputs are then not Gaussian), or one that mixes its entries.
-
-    >>> import jax
-    >>> from ntkuq.kernels.layers import Activation, Dense
-    >>> len(stages((Dense(True), Activation(jax.nn.relu), Dense(True))))
-    2
+    unit: (N, D + 1) first-layer features over their norm; steps: one for each later
+    stage; size: standard deviation of the output.
     """
-    if not any(isinstance(layer, Dense) for layer in layers):
-        raise UnsupportedLayer("expected a network with a dense layer, got none")
-    found: list[Stage] = []
-    pending: list[Activation] = []
-    for layer in layers:
-        if isinstance(layer, Activation):
-            pending.append(layer)
-        elif isinstance(layer, Dense):
-            if pending and not found:
-                raise UnsupportedLayer(
-                    "the network starts with a nonlinearity, before any dense layer: "
-                    "apply it to the data instead"
-                )
-            dual = recognized(pending)
-            if found and dual is None:
-                dual = PiecewiseLinear(1.0, 1.0)
-            found.append(Stage(dual, layer.bias))
-            pending = []
-    if pending:
-        raise UnsupportedLayer(
-            "the network ends in a nonlinearity, so its outputs are not Gaussian at "
-            "any width: leave it to the likelihood (Categorical, Bernoulli, Poisson)"
-        )
-    return tuple(found)
+
+    unit: Float[Array, "N F"]
+    steps: tuple[Step, ...]
+    size: Float[Array, " N"]
 
 
-def recognized(activations: list[Activation]) -> AbstractDual | None:
-    """The dual map of activations in a row; `None` where there is none."""
-    if not activations:
-        return None
-    functions = [a.function for a in activations]
+def rows_of(
+    network: tuple[Stage, ...], params: LogValues, x: Array, *, slopes: bool
+) -> tuple[Rows, tuple[Array, Array]]:
+    """The part of the recursion that looks at one input at a time.
 
-    def composed(t: Array) -> Array:
-        for function in functions:
-            t = function(t)
-        return t
+    Args:
+        network: from `stages`.
+        params: logarithms of "weight std", "bias std" and "input scale".
+        x: inputs (N, ...).
+        slopes: whether what Θ needs is wanted.
 
-    try:
-        return recognize(functions[0] if len(functions) == 1 else composed)
-    except ValueError as error:
-        name = getattr(functions[0], "__name__", type(functions[0]).__name__)
-        raise UnsupportedLayer(
-            f"no infinite-width kernel for the nonlinearity {name}: {error}"
-        ) from error
+    Returns:
+        `Rows`, and the diagonals of K and Θ, exact to rounding.
+    """
+    dtype = x.dtype
+    params, x = wide(params, x)
+    z, (weight, bias) = scaled_inputs(params, x), variances(params)
+    shift = bias if network[0].bias else jnp.zeros_like(bias)
+    q = ntk = weight * jnp.sum(z**2, axis=1) + shift
+    last = jnp.broadcast_to(root(shift), q.shape)
+    features = jnp.concatenate([root(weight) * z, last[:, None]], axis=1)
+    # Its product stays in float64 where it can: it holds 1 - rho.
+    unit = features * reciprocal(root(q))[:, None]
+    steps: list[Step] = []
+    for stage in network[1:]:
+        after, ntk = variance_step(stage, q, ntk, weight, bias)
+        steps.append(step(stage, q, after, weight, bias, slopes=slopes))
+        q = after
+    size = root(q * output_variance(params, q))
+    narrow = jax.tree.map(lambda a: a.astype(dtype), (tuple(steps), size, (q, ntk)))
+    return Rows(unit, *narrow[:2]), narrow[2]
 
 
-def homogeneous(network: tuple[Stage, ...]) -> bool:
-    """Whether the outputs scale with the inputs and biases, as ReLU networks' do."""
-    return all(isinstance(stage.dual, PiecewiseLinear | None) for stage in network)
+def gaps(one: Rows, two: Rows) -> Float[Array, "N M"]:
+    """1 - the correlation of each pair after the first layer, in [0, 2]."""
+    product = jnp.matmul(one.unit, two.unit.T, precision="highest")
+    gap = 1.0 - product
+    # What rounding of the product can be is equality: equal inputs stay equal.
+    gap = jnp.where(gap > 8.0 * jnp.finfo(gap.dtype).eps, gap, 0.0)
+    return jnp.where(gap < 2.0, gap, 2.0).astype(one.size.dtype)
+
+
+def nngp_tile(network: tuple[Stage, ...], one: Rows, two: Rows) -> Float[Array, "N M"]:
+    """K of all pairs."""
+    gap = gaps(one, two)
+    for stage, left, right in zip(network[1:], one.steps, two.steps, strict=True):
+        gap = advance(stage, gap, left, right)
+    return one.size[:, None] * two.size[None, :] * (1.0 - gap)
+
+
+def both_tile(
+    network: tuple[Stage, ...], one: Rows, two: Rows
+) -> tuple[Float[Array, "N M"], Float[Array, "N M"]]:
+    """K and Θ of all pairs."""
+    gap = gaps(one, two)
+    ntk = 1.0 - gap
+    for stage, left, right in zip(network[1:], one.steps, two.steps, strict=True):
+        gap, ntk = advance_both(stage, gap, ntk, left, right)
+    size = one.size[:, None] * two.size[None, :]
+    return size * (1.0 - gap), size * ntk
 
 
 def recursion(
     network: tuple[Stage, ...], params: LogValues, x1: Array, x2: Array | None
 ) -> tuple[Array, Array]:
-    """K and Θ between two sets of inputs, (N1, N2) each.
+    """K and Θ between two sets of inputs, (N1, N2) each, for little more than Θ alone.
 
     Args:
         network: from `stages`.
-        params: logarithms of "weight std", "bias std" and "input scale".
+        params: logarithms of "weight std", "bias std", "input scale" and, where it is
+            one, "output std".
         x1, x2: inputs (N, ...); without `x2` both are `x1`.
     """
-    z1 = scaled_inputs(params, x1)
-    z2 = z1 if x2 is None else scaled_inputs(params, x2)
-    weight, bias = variances(params)
-    k = ntk = jnp.zeros((x1.shape[0], z2.shape[0]), z1.dtype)
-    q1 = q2 = jnp.zeros((), z1.dtype)
-    for stage in network:
-        shift = bias if stage.bias else jnp.zeros_like(bias)
-        if stage.dual is None:
-            k = ntk = weight * (z1 @ z2.T) + shift
-            q1 = weight * jnp.sum(z1**2, axis=1) + shift
-            q2 = q1 if x2 is None else weight * jnp.sum(z2**2, axis=1) + shift
-        else:
-            value, slopes = stage.dual(k, q1, q2)
-            k = weight * value + shift
-            ntk = k + weight * ntk * slopes
-            q1, same = weight * stage.dual.diagonal(q1)[0] + shift, q2 is q1
-            q2 = q1 if same else weight * stage.dual.diagonal(q2)[0] + shift
-    return k, ntk
-
-
-def one_input(
-    network: tuple[Stage, ...], params: LogValues, x: Array
-) -> tuple[Array, Array]:
-    """The diagonals of K and Θ, (N,) each, exact to rounding.
-
-    The two-input recursion loses half the digits of Θ there, in arccos near 1.
-    """
-    z = scaled_inputs(params, x)
-    weight, bias = variances(params)
-    q = ntk = jnp.zeros(z.shape[:1], z.dtype)
-    for stage in network:
-        shift = bias if stage.bias else jnp.zeros_like(bias)
-        if stage.dual is None:
-            q = ntk = weight * jnp.sum(z**2, axis=1) + shift
-        else:
-            value, slopes = stage.dual.diagonal(q)
-            q = weight * value + shift
-            ntk = q + weight * ntk * slopes
-    return q, ntk
+    tile = functools.partial(both_tile, network)
+    one, (q, ntk) = rows_of(network, params, x1, slopes=True)
+    if x2 is None:
+        factor = output_variance(params, q)
+        return symmetric_blocks(tile, one, (q * factor, ntk * factor))
+    two, _ = rows_of(network, params, x2, slopes=True)
+    return rectangular_blocks(tile, one, two)
 
 
 def scaled_inputs(params: LogValues, x: Array) -> Array:
@@ -161,31 +152,26 @@ def scaled_inputs(params: LogValues, x: Array) -> Array:
     return rows * (scale[None, :] if scale.ndim else scale)
 
 
-def variances(params: LogValues) -> tuple[Array, Array]:
-    """sigma_w^2 and sigma_b^2."""
-    return jnp.exp(2.0 * params["weight std"]), jnp.exp(2.0 * params["bias std"])
-
-
-def output_variance(params: LogValues, like: Array) -> Array:
-    """The factor of the whole covariance: 1 where it is no hyper-parameter."""
-    if "output std" not in params:
-        return jnp.ones((), like.dtype)
-    return jnp.exp(2.0 * params["output std"])
-
-
 class DenseNNGP(AbstractCovariance):
-    """K: the outputs of the random network of infinite width."""
+    """K: the outputs of the random network of infinite width.
+
+    Exactly symmetric, in the dtype of the inputs; float32 keeps its digits near the
+    diagonal where JAX has float64 enabled.
+    """
 
     parameters: dict[str, Parameter]
     network: tuple[Stage, ...]
 
     def gram(self, params, x1, x2=None):
-        k, _ = recursion(self.network, params, x1, x2)
-        k = k * output_variance(params, k)
-        return k if x2 is not None else symmetric(k, self.diagonal(params, x1))
+        tile = functools.partial(nngp_tile, self.network)
+        one, (q, _) = rows_of(self.network, params, x1, slopes=False)
+        if x2 is None:
+            return symmetric_blocks(tile, one, q * output_variance(params, q))
+        two, _ = rows_of(self.network, params, x2, slopes=False)
+        return rectangular_blocks(tile, one, two)
 
     def diagonal(self, params, x):
-        q, _ = one_input(self.network, params, x)
+        _, (q, _) = rows_of(self.network, params, x, slopes=False)
         return q * output_variance(params, q)
 
     def at(self, x):
@@ -193,18 +179,27 @@ class DenseNNGP(AbstractCovariance):
 
 
 class DenseNTK(AbstractCovariance):
-    """Θ: the outputs of the linearized random network of infinite width."""
+    """Θ: the outputs of the linearized random network of infinite width.
+
+    Exactly symmetric, in the dtype of the inputs; float32 keeps its digits near the
+    diagonal where JAX has float64 enabled.
+    """
 
     parameters: dict[str, Parameter]
     network: tuple[Stage, ...]
 
     def gram(self, params, x1, x2=None):
-        _, ntk = recursion(self.network, params, x1, x2)
-        ntk = ntk * output_variance(params, ntk)
-        return ntk if x2 is not None else symmetric(ntk, self.diagonal(params, x1))
+        def tile(one: Rows, two: Rows) -> Array:
+            return both_tile(self.network, one, two)[1]
+
+        one, (_, ntk) = rows_of(self.network, params, x1, slopes=True)
+        if x2 is None:
+            return symmetric_blocks(tile, one, ntk * output_variance(params, ntk))
+        two, _ = rows_of(self.network, params, x2, slopes=True)
+        return rectangular_blocks(tile, one, two)
 
     def diagonal(self, params, x):
-        _, ntk = one_input(self.network, params, x)
+        _, (_, ntk) = rows_of(self.network, params, x, slopes=False)
         return ntk * output_variance(params, ntk)
 
     def at(self, x):

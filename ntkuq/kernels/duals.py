@@ -1,7 +1,9 @@
 r"""Dual maps: what a nonlinearity does to the covariance of Gaussian inputs.
 
-For (u, v) normal with mean 0, variances $q_1$, $q_2$ and covariance $k$, a dual map
-gives $E[\phi(u)\phi(v)]$ and $E[\phi'(u)\phi'(v)]$.
+For (u, v) normal with mean 0, variances $q_1$, $q_2$ and correlation $\rho$, a dual map
+gives $E[\phi(u)\phi(v)]$ and $E[\phi'(u)\phi'(v)]$. Correlations are taken and given as
+the *gap* $1 - \rho$ to equality: the derivative of a ReLU's dual is infinite at
+$\rho = 1$, so that digits lost in $1 - \rho$ would cost half of all.
 """
 
 from __future__ import annotations
@@ -13,22 +15,25 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from ntkuq.kernels.series import NODES, Parity, coefficients, parity, series
+from ntkuq.kernels.arccosine import angle, relu_gap
+from ntkuq.kernels.series import (
+    NODES,
+    Coefficients,
+    Parity,
+    coefficients,
+    parity,
+    series,
+)
 
 
 class AbstractDual(eqx.Module):
-    """The dual map of a nonlinearity."""
+    """The dual map of a nonlinearity.
 
-    @abc.abstractmethod
-    def __call__(
-        self,
-        k: Float[Array, "N M"],
-        q1: Float[Array, " N"],
-        q2: Float[Array, " M"],
-    ) -> tuple[Float[Array, "N M"], Float[Array, "N M"]]:
-        """E[phi(u) phi(v)] and E[phi'(u) phi'(v)] of each pair."""
+    `points` and `slope_points` are what a pair needs of each of its inputs: computed
+    once an input, not once a pair.
+    """
 
     @abc.abstractmethod
     def diagonal(
@@ -36,47 +41,56 @@ class AbstractDual(eqx.Module):
     ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
         """E[phi(u)^2] and E[phi'(u)^2], exact to rounding."""
 
+    @abc.abstractmethod
+    def points(self, q: Float[Array, " N"]) -> PyTree:
+        """What `gaps` needs of inputs of variance q; leaves have the leading axis N."""
 
-def _root(q: Array) -> Array:
+    @abc.abstractmethod
+    def slope_points(self, q: Float[Array, " N"]) -> PyTree:
+        """What `slopes` needs of inputs of variance q."""
+
+    @abc.abstractmethod
+    def gaps(
+        self, gap: Float[Array, "N M"], one: PyTree, two: PyTree
+    ) -> Float[Array, "N M"]:
+        """1 - E[phi(u) phi(v)] / sqrt(E[phi(u)^2] E[phi(v)^2]) of pairs of this gap."""
+
+    @abc.abstractmethod
+    def slopes(
+        self, gap: Float[Array, "N M"], one: PyTree, two: PyTree
+    ) -> Float[Array, "N M"]:
+        """E[phi'(u) phi'(v)] of pairs of this gap."""
+
+    def __call__(
+        self,
+        k: Float[Array, "N M"],
+        q1: Float[Array, " N"],
+        q2: Float[Array, " M"],
+    ) -> tuple[Float[Array, "N M"], Float[Array, "N M"]]:
+        """E[phi(u) phi(v)] and E[phi'(u) phi'(v)] of pairs of covariance k."""
+        gap = 1.0 - _correlation(k, root(q1), root(q2))
+        e1, e2 = root(self.diagonal(q1)[0]), root(self.diagonal(q2)[0])
+        value = 1.0 - self.gaps(gap, self.points(q1), self.points(q2))
+        slopes = self.slopes(gap, self.slope_points(q1), self.slope_points(q2))
+        return e1[:, None] * e2[None, :] * value, slopes
+
+
+def root(q: Array) -> Array:
     """sqrt(q) with derivative 0 at q = 0."""
     positive = q > 0.0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, q, 1.0)), 0.0)
 
 
-@jax.custom_jvp
-def _arc1(rho: Array) -> Array:
-    """E[relu(u) relu(v)] for unit variances and correlation rho."""
-    sine = jnp.sqrt(jnp.maximum((1.0 - rho) * (1.0 + rho), 0.0))
-    return (sine + rho * (jnp.pi - jnp.arccos(rho))) / (2.0 * jnp.pi)
+def reciprocal(value: Array) -> Array:
+    """1 / value, 0 where the value is 0."""
+    positive = value > 0.0
+    return jnp.where(positive, 1.0 / jnp.where(positive, value, 1.0), 0.0)
 
 
-@_arc1.defjvp
-def _arc1_jvp(primals, tangents):
-    # exact, while the two terms of the plain derivative are infinite at rho = 1
-    return _arc1(*primals), _arc0(*primals) * tangents[0]
-
-
-@jax.custom_jvp
-def _arc0(rho: Array) -> Array:
-    """P(u > 0, v > 0) for unit variances and correlation rho."""
-    return (jnp.pi - jnp.arccos(rho)) / (2.0 * jnp.pi)
-
-
-@_arc0.defjvp
-def _arc0_jvp(primals, tangents):
-    (rho,), (rho_dot,) = primals, tangents
-    square = (1.0 - rho) * (1.0 + rho)
-    inside = square > 0.0
-    slope = jnp.where(inside, jax.lax.rsqrt(jnp.where(inside, square, 1.0)), 0.0)
-    return _arc0(rho), slope / (2.0 * jnp.pi) * rho_dot
-
-
-def _correlation(k: Array, s1: Array, s2: Array) -> tuple[Array, Array]:
-    """The correlation of each pair, 0 where a variance is 0, and s1 s2."""
-    size = s1[:, None] * s2[None, :]
-    positive = size > 0.0
-    rho = jnp.where(positive, k / jnp.where(positive, size, 1.0), 0.0)
-    return jnp.where(rho > 1.0, 1.0, jnp.where(rho < -1.0, -1.0, rho)), size
+def _correlation(k: Array, s1: Array, s2: Array) -> Array:
+    """The correlation of each pair, 0 where a variance is 0."""
+    rho = k * reciprocal(s1)[:, None] * reciprocal(s2)[None, :]
+    return jnp.where(rho > 1.0, 1.0, jnp.where(rho < -1.0, -1.0, rho))
 
 
 class PiecewiseLinear(AbstractDual):
@@ -97,18 +111,39 @@ class PiecewiseLinear(AbstractDual):
     negative: float = eqx.field(static=True)
     positive: float = eqx.field(static=True)
 
-    def __call__(self, k, q1, q2):
-        product = self.negative * self.positive
-        kink = (self.positive - self.negative) ** 2
-        if kink == 0.0:
-            return product * k, jnp.full_like(k, product)
-        rho, size = _correlation(k, _root(q1), _root(q2))
-        value = product * k + kink * size * _arc1(rho)
-        return value, product + kink * _arc0(rho)
-
     def diagonal(self, q):
-        half = 0.5 * (self.negative**2 + self.positive**2)
-        return half * q, jnp.full_like(q, half)
+        return self._half * q, jnp.full_like(q, self._half)
+
+    def points(self, q):
+        return ()
+
+    def slope_points(self, q):
+        return ()
+
+    def gaps(self, gap, one, two):
+        if self._kink == 0.0 or self._half == 0.0:
+            return gap
+        kink = 0.5 * self._kink * relu_gap(gap)
+        if self._product == 0.0:
+            return kink / self._half
+        return (self._product * gap + kink) / self._half
+
+    def slopes(self, gap, one, two):
+        if self._kink == 0.0:
+            return jnp.full_like(gap, self._product)
+        return self._half - self._kink * angle(gap)
+
+    @property
+    def _half(self) -> float:
+        return 0.5 * (self.negative**2 + self.positive**2)
+
+    @property
+    def _product(self) -> float:
+        return self.negative * self.positive
+
+    @property
+    def _kink(self) -> float:
+        return (self.positive - self.negative) ** 2
 
 
 class Erf(AbstractDual):
@@ -124,15 +159,31 @@ class Erf(AbstractDual):
     Erf()
     """
 
-    def __call__(self, k, q1, q2):
-        a, b = q1[:, None], q2[None, :]
-        gap = a * b - k**2  # at least 0 but for rounding
-        root = jnp.sqrt(1.0 + 2.0 * (a + b) + 4.0 * jnp.where(gap > 0.0, gap, 0.0))
-        return 2.0 / jnp.pi * jnp.arctan2(2.0 * k, root), 4.0 / jnp.pi / root
-
     def diagonal(self, q):
-        root = jnp.sqrt(1.0 + 4.0 * q)
-        return 2.0 / jnp.pi * jnp.arctan2(2.0 * q, root), 4.0 / jnp.pi / root
+        wide = jnp.sqrt(1.0 + 4.0 * q)
+        return 2.0 / jnp.pi * jnp.arctan2(2.0 * q, wide), 4.0 / jnp.pi / wide
+
+    def points(self, q):
+        return q, root(q), reciprocal(root(self.diagonal(q)[0]))
+
+    def slope_points(self, q):
+        return q, root(q)
+
+    def gaps(self, gap, one, two):
+        (q1, r1, i1), (q2, r2, i2) = one, two
+        twice = 2.0 * (1.0 - gap) * r1[:, None] * r2[None, :]
+        value = 2.0 / jnp.pi * jnp.arctan2(twice, _wide(gap, q1, q2))
+        return 1.0 - value * i1[:, None] * i2[None, :]
+
+    def slopes(self, gap, one, two):
+        (q1, _), (q2, _) = one, two
+        return 4.0 / jnp.pi / _wide(gap, q1, q2)
+
+
+def _wide(gap: Array, q1: Array, q2: Array) -> Array:
+    """sqrt((1 + 2 q1)(1 + 2 q2) - 4 k^2) with q1 q2 - k^2 = q1 q2 g (2 - g)."""
+    a, b = q1[:, None], q2[None, :]
+    return jnp.sqrt(1.0 + 2.0 * (a + b) + 4.0 * a * b * (gap * (2.0 - gap)))
 
 
 class Hermite(AbstractDual):
@@ -156,19 +207,24 @@ class Hermite(AbstractDual):
     function: Callable[[Array], Array] = eqx.field(static=True)
     kind: Parity = eqx.field(static=True, default=Parity.NONE)
 
-    def __call__(self, k, q1, q2):
-        r1 = _root(q1)
-        r2 = r1 if q2 is q1 else _root(q2)
-        rho, _ = _correlation(k, r1, r2)
-        return (
-            _series(self.function, self.kind, rho, r1, r2),
-            _series(slope(self.function), self.kind.slope(), rho, r1, r2),
-        )
-
     def diagonal(self, q):
         z, weights = (jnp.asarray(a, q.dtype) for a in NODES)
-        t = _root(q)[:, None] * z[None, :]
+        t = root(q)[:, None] * z[None, :]
         return self.function(t) ** 2 @ weights, slope(self.function)(t) ** 2 @ weights
+
+    def points(self, q):
+        unit = reciprocal(root(self.diagonal(q)[0]))
+        table, lone = coefficients(self.function, self.kind, root(q))
+        return Coefficients(table * unit[:, None], lone * unit)
+
+    def slope_points(self, q):
+        return coefficients(slope(self.function), self.kind.slope(), root(q))
+
+    def gaps(self, gap, one, two):
+        return 1.0 - series(self.kind, one, two, 1.0 - gap)
+
+    def slopes(self, gap, one, two):
+        return series(self.kind.slope(), one, two, 1.0 - gap)
 
 
 def slope(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -178,12 +234,6 @@ def slope(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
         return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
 
     return derivative
-
-
-def _series(function, kind: Parity, rho: Array, r1: Array, r2: Array) -> Array:
-    c1 = coefficients(function, kind, r1)
-    c2 = c1 if r2 is r1 else coefficients(function, kind, r2)
-    return series(kind, c1, c2, rho)
 
 
 def recognize(function: Callable[[Array], Array]) -> AbstractDual:
@@ -199,7 +249,8 @@ def recognize(function: Callable[[Array], Array]) -> AbstractDual:
     >>> recognize(jax.nn.relu)
     PiecewiseLinear(negative=0.0, positive=1.0)
     """
-    with jax.enable_x64(True):
+    # also where a caller is being traced
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         side = np.linspace(0.01, 30.0, 100)
         t = np.concatenate([-side, side])
         values = np.asarray(function(jnp.asarray(t)))

@@ -1,14 +1,10 @@
-"""Walk an Equinox network into a list of layers that a kernel understands."""
+"""Layers that have an infinite-width kernel, and the graph that they form."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 
@@ -20,10 +16,18 @@ class Layer(eqx.Module):
     """One step of a network: static, hashable, without its weights."""
 
 
+class Input(Layer):
+    """The example itself."""
+
+
 class Dense(Layer):
-    """`eqx.nn.Linear`, or each layer of an `eqx.nn.MLP`."""
+    """`eqx.nn.Linear`.
+
+    `fan_in`, the width of its input, matters in the standard parametrization only.
+    """
 
     bias: bool = eqx.field(static=True)
+    fan_in: int | None = eqx.field(static=True, default=None)
 
 
 class Activation(Layer):
@@ -36,182 +40,100 @@ class Flatten(Layer):
     """All axes of one example to one."""
 
 
-class Convolution(Layer):
-    """`eqx.nn.Conv2d` with one group and no dilation."""
+class Reshape(Layer):
+    """The example in another shape; of the input only."""
 
-    window: tuple[int, int] = eqx.field(static=True)
-    stride: tuple[int, int] = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+
+class Convolution(Layer):
+    """`eqx.nn.Conv1d` or `Conv2d`, one group, no dilation, one window length an axis.
+
+    `fan_in`, channels times the size of the window, matters in the standard
+    parametrization only.
+    """
+
+    window: tuple[int, ...] = eqx.field(static=True)
+    stride: tuple[int, ...] = eqx.field(static=True)
     padding: str = eqx.field(static=True)
     bias: bool = eqx.field(static=True)
+    fan_in: int | None = eqx.field(static=True, default=None)
 
 
 class AveragePool(Layer):
-    """`eqx.nn.AvgPool2d` without padding."""
+    """`eqx.nn.AvgPool1d` or `AvgPool2d` without padding."""
 
-    window: tuple[int, int] = eqx.field(static=True)
-    stride: tuple[int, int] = eqx.field(static=True)
-
-
-SUPPORTED = (
-    "eqx.nn.MLP, Linear, Sequential, Lambda (an elementwise function or a flatten), "
-    "Dropout, Identity, Conv2d and AvgPool2d"
-)
+    window: tuple[int, ...] = eqx.field(static=True)
+    stride: tuple[int, ...] = eqx.field(static=True)
 
 
-def walk(module: Any, shape: tuple[int, ...]) -> tuple[Layer, ...]:
-    """The layers of a network, in the order in which an example meets them.
+class GlobalAveragePool(Layer):
+    """The mean over all positions, for each channel."""
+
+
+class LayerNorm(Layer):
+    """`eqx.nn.LayerNorm` over all axes, its affine part as it starts (1 and 0)."""
+
+    eps: float = eqx.field(static=True)
+
+
+class Scale(Layer):
+    """Multiplication by a constant."""
+
+    factor: float = eqx.field(static=True)
+
+
+class Sum(Layer):
+    """The sum of the inputs: a residual connection."""
+
+
+class Node(eqx.Module):
+    """A layer and the positions of the nodes that feed it."""
+
+    layer: Layer
+    inputs: tuple[int, ...] = eqx.field(static=True)
+
+
+class Graph(eqx.Module):
+    """A network as its layers: node 0 is the input, the last node the output.
 
     Args:
-        module: an Equinox network; its weights are not looked at, so that the abstract
-            one of `eqx.filter_eval_shape` serves.
-        shape: shape of one input.
+        nodes: in an order in which each comes after its inputs.
 
-    Returns:
-        A tuple of `Dense`, `Activation`, `Flatten`, `Convolution`, `AveragePool`.
-        Dropout is left out: it is the identity at inference.
-
-    Raises:
-        UnsupportedLayer: naming the layer and what is supported.
-
-    >>> import equinox as eqx, jax
-    >>> net = eqx.nn.MLP(2, 1, 8, depth=1, key=jax.random.key(0))
-    >>> [type(layer).__name__ for layer in walk(net, (2,))]
-    ['Dense', 'Activation', 'Dense']
+    >>> graph = Graph((Node(Input(), ()), Node(Dense(True), (0,))))
+    >>> graph.chain()
+    (Dense(bias=True),)
     """
-    layers, _ = _walk(module, tuple(shape), type(module).__name__)
-    return tuple(layers)
 
+    nodes: tuple[Node, ...]
 
-def _refuse(name: str, why: str) -> UnsupportedLayer:
-    return UnsupportedLayer(
-        f"no infinite-width kernel for {name}: {why}; supported are {SUPPORTED}. Use "
-        "kernel=Empirical(), which takes any network, or GP(kernel=RBF())"
-    )
+    def __check_init__(self):
+        for place, node in enumerate(self.nodes):
+            if isinstance(node.layer, Input) != (place == 0):
+                raise ValueError("Graph: expected one Input, as its first node")
+            if any(not 0 <= source < place for source in node.inputs):
+                raise ValueError(
+                    f"Graph: expected node {place} after its inputs, got {node.inputs}"
+                )
 
+    def chain(self) -> tuple[Layer, ...] | None:
+        """The layers after the input where each feeds the next; `None` elsewhere."""
+        for place, node in enumerate(self.nodes):
+            if place and node.inputs != (place - 1,):
+                return None
+        return tuple(node.layer for node in self.nodes[1:])
 
-def _walk(
-    module: Any, shape: tuple[int, ...], name: str
-) -> tuple[list[Layer], tuple[int, ...]]:
-    nn = eqx.nn
-    if isinstance(module, nn.Sequential):
-        return _chain(module.layers, shape, name)
-    if isinstance(module, nn.MLP):
-        return _mlp(module, name)
-    if isinstance(module, nn.Linear):
-        if len(shape) > 1:
-            raise _refuse(name, f"its input has shape {shape}, flatten it first")
-        width = module.out_features
-        return [Dense(module.use_bias)], () if width == "scalar" else (width,)
-    if isinstance(module, nn.Dropout | nn.Identity):
-        return [], shape
-    if isinstance(module, nn.Lambda):
-        return _function(module.fn, shape, name)
-    if isinstance(module, nn.Conv2d):
-        return _convolution(module, shape, name)
-    if isinstance(module, nn.AvgPool2d):
-        return _pool(module, shape, name)
-    if not isinstance(module, eqx.Module) and callable(module):
-        return _function(module, shape, name)
-    if type(module).__module__.startswith("equinox."):
-        raise _refuse(name, f"{type(module).__name__} is not supported")
-    raise _refuse(
-        name,
-        f"{type(module).__name__} is a class of its own, whose __call__ is not read; "
-        "write the network with eqx.nn.Sequential",
-    )
+    def has(self, *kinds: type[Layer]) -> bool:
+        """Whether one of the layers is of these kinds."""
+        return any(isinstance(node.layer, kinds) for node in self.nodes)
 
+    @staticmethod
+    def of(layers: tuple[Layer, ...]) -> Graph:
+        """The graph of layers that follow one another.
 
-def _chain(
-    modules: Sequence[Any], shape: tuple[int, ...], name: str
-) -> tuple[list[Layer], tuple[int, ...]]:
-    found: list[Layer] = []
-    for i, module in enumerate(modules):
-        layers, shape = _walk(module, shape, f"{name}[{i}] ({type(module).__name__})")
-        found += layers
-    return found, shape
-
-
-def _mlp(module: Any, name: str) -> tuple[list[Layer], tuple[int, ...]]:
-    for function in (module.activation, module.final_activation):
-        if isinstance(function, eqx.Module):
-            raise _refuse(
-                name, f"its activation {type(function).__name__} has parameters"
-            )
-    width = (module.width_size,)
-    hidden, _ = _function(module.activation, width, f"{name}.activation")
-    out = () if module.out_size == "scalar" else (module.out_size,)
-    last, _ = _function(module.final_activation, out, f"{name}.final_activation")
-    layers: list[Layer] = []
-    for _ in range(module.depth):
-        layers += [Dense(module.use_bias), *hidden]
-    return [*layers, Dense(module.use_final_bias), *last], out
-
-
-def _function(
-    function: Callable[..., Any], shape: tuple[int, ...], name: str
-) -> tuple[list[Layer], tuple[int, ...]]:
-    with jax.enable_x64(True):
-        probe = np.random.default_rng(0).standard_normal(shape) * 10.0
-        value = function(jnp.asarray(probe))
-        # both signs, lest a ReLU pass for the identity on a positive probe
-        same = value.size == probe.size and all(
-            np.array_equal(np.ravel(function(jnp.asarray(p))), np.ravel(p))
-            for p in (probe, -probe)
-        )
-    if same and value.shape == shape:
-        return [], shape
-    if same and value.ndim == 1:
-        return [Flatten()], value.shape
-    if value.shape != shape:
-        raise _refuse(
-            name, f"it maps shape {shape} to {value.shape} and is not a flatten"
-        )
-    return [Activation(function)], shape
-
-
-def _convolution(
-    module: Any, shape: tuple[int, ...], name: str
-) -> tuple[list[Layer], tuple[int, ...]]:
-    if len(shape) != 3:
-        raise _refuse(name, f"expected inputs (channels, height, width), got {shape}")
-    if module.groups != 1 or tuple(module.dilation) != (1, 1):
-        raise _refuse(name, "groups and dilation are not supported")
-    window, stride = tuple(module.kernel_size), tuple(module.stride)
-    padding = _padding(module, name)
-    if padding == "VALID":
-        size = [(n - w) // s + 1 for n, w, s in zip(shape[1:], window, stride)]
-    else:
-        size = [-(-n // s) for n, s in zip(shape[1:], stride)]
-    layer = Convolution(window, stride, padding, module.use_bias)
-    return [layer], (module.out_channels, *size)
-
-
-def _padding(module: Any, name: str) -> str:
-    padding = module.padding
-    if module.padding_mode.upper() == "CIRCULAR":
-        raise _refuse(name, "circular padding is not supported")
-    if isinstance(padding, str):
-        if padding.upper() in ("SAME", "VALID"):
-            return padding.upper()
-        raise _refuse(name, f"padding {padding} is not supported")
-    pairs = tuple(tuple(p) for p in padding)
-    if all(p == (0, 0) for p in pairs):
-        return "VALID"
-    centered = all(p == (w // 2, w // 2) for p, w in zip(pairs, module.kernel_size))
-    odd = all(w % 2 for w in module.kernel_size)
-    if centered and odd and tuple(module.stride) == (1, 1):
-        return "SAME"
-    raise _refuse(name, f"padding {pairs} is neither none nor that of 'SAME'")
-
-
-def _pool(
-    module: Any, shape: tuple[int, ...], name: str
-) -> tuple[list[Layer], tuple[int, ...]]:
-    if len(shape) != 3:
-        raise _refuse(name, f"expected inputs (channels, height, width), got {shape}")
-    padding = module.padding
-    if any(any(p) for p in padding) or module.use_ceil:
-        raise _refuse(name, "padding and use_ceil are not supported")
-    window, stride = tuple(module.kernel_size), tuple(module.stride)
-    size = [(n - w) // s + 1 for n, w, s in zip(shape[1:], window, stride)]
-    return [AveragePool(window, stride)], (shape[0], *size)
+        >>> Graph.of((Dense(True), Flatten())).nodes[2].inputs
+        (1,)
+        """
+        nodes = [Node(Input(), ())]
+        nodes += [Node(layer, (place,)) for place, layer in enumerate(layers)]
+        return Graph(tuple(nodes))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from ntkuq.kernels.base import (
     AbstractCovariance,
@@ -14,8 +17,8 @@ from ntkuq.kernels.base import (
     feature_scale,
     flat,
     separate_scales,
-    symmetric,
 )
+from ntkuq.kernels.blocks import rectangular_blocks, symmetric_blocks
 
 
 class RBF(AbstractKernel):
@@ -48,6 +51,13 @@ class RBF(AbstractKernel):
         )
 
 
+class Rows(NamedTuple):
+    """Inputs over the lengthscales, near the origin, and "output std" of each."""
+
+    z: Float[Array, "N D"]
+    size: Float[Array, " N"]
+
+
 class SquaredExponential(AbstractCovariance):
     """The covariance of `RBF`."""
 
@@ -58,27 +68,34 @@ class SquaredExponential(AbstractCovariance):
         # The kernel does not change when both inputs move: near the origin the squared
         # distances below lose the fewest digits.
         middle = jax.lax.stop_gradient(jnp.mean(z1, axis=0, keepdims=True))
-        z1 = z1 - middle
-        z2 = z1 if x2 is None else _scaled(params, x2) - middle
-        square = (
-            jnp.sum(z1**2, axis=1)[:, None]
-            + jnp.sum(z2**2, axis=1)[None, :]
-            - 2.0 * z1 @ z2.T
-        )
-        # not jnp.maximum, whose derivative is halved at a tie
-        distance = jnp.where(square > 0.0, square, 0.0)
-        values = jnp.exp(2.0 * params["output std"] - 0.5 * distance)
-        return (
-            values if x2 is not None else symmetric(values, self.diagonal(params, x1))
-        )
+        one = Rows(z1 - middle, self._size(params, x1))
+        if x2 is None:
+            return symmetric_blocks(_tile, one, one.size**2)
+        two = Rows(_scaled(params, x2) - middle, self._size(params, x2))
+        return rectangular_blocks(_tile, one, two)
 
     def diagonal(self, params, x):
-        return jnp.broadcast_to(jnp.exp(2.0 * params["output std"]), (x.shape[0],))
+        return self._size(params, x) ** 2
 
     def at(self, x):
         return Gram(self, x)
 
+    def _size(self, params, x):
+        size = jnp.exp(params["output std"]).astype(x.dtype)
+        return jnp.broadcast_to(size, (x.shape[0],))
+
+
+def _tile(one: Rows, two: Rows) -> Float[Array, "N M"]:
+    square = (
+        jnp.sum(one.z**2, axis=1)[:, None]
+        + jnp.sum(two.z**2, axis=1)[None, :]
+        - 2.0 * jnp.matmul(one.z, two.z.T, precision="highest")
+    )
+    # not jnp.maximum, whose derivative is halved at a tie
+    distance = jnp.where(square > 0.0, square, 0.0)
+    return one.size[:, None] * two.size[None, :] * jnp.exp(-0.5 * distance)
+
 
 def _scaled(params, x):
-    scale = jnp.exp(-params["lengthscale"])
+    scale = jnp.exp(-params["lengthscale"]).astype(x.dtype)
     return flat(x) * (scale[None, :] if scale.ndim else scale)

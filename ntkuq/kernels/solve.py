@@ -11,13 +11,14 @@ from jaxtyping import Array, Float
 
 #: Jitter, relative to the mean of the diagonal: 0, then FIRST times powers of ten.
 FIRST, LAST = 1e-10, 1e-4
+LADDER = (0.0, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)
 
 
 class NotPositiveDefinite(ValueError):
     """A matrix has no Cholesky factor, even with the largest jitter allowed."""
 
 
-class Cholesky(NamedTuple):
+class Lower(NamedTuple):
     """A lower factor L with L L^T = K + jitter I.
 
     `jitter` is what was added to the diagonal, in the units of K; infinite where even
@@ -28,7 +29,7 @@ class Cholesky(NamedTuple):
     jitter: Float[Array, ""]
 
 
-def cholesky(matrix: Float[Array, "N N"]) -> Cholesky:
+def cholesky(matrix: Float[Array, "N N"]) -> Lower:
     r"""Factor K + j I with the first j of a ladder that works.
 
     $j \in \bar k \{0, 10^{-10}, 10^{-9}, \ldots, 10^{-4}\}$ where $\bar k$ is the mean
@@ -44,20 +45,20 @@ def cholesky(matrix: Float[Array, "N N"]) -> Cholesky:
     >>> float(cholesky(jnp.diag(jnp.array([4.0, 9.0]))).lower[1, 1])
     3.0
     """
-    size = matrix.shape[0]
     unit = jnp.mean(jnp.diagonal(matrix))
-    eye = jnp.eye(size, dtype=matrix.dtype)
+    at = jnp.arange(matrix.shape[0])
 
-    def attempt(relative: Array) -> Cholesky:
+    def attempt(relative: Array) -> Lower:
         jitter = relative * unit
-        lower = jnp.linalg.cholesky(matrix + jitter * eye, symmetrize_input=False)
-        return Cholesky(lower, jitter)
+        shifted = matrix.at[at, at].add(jitter)
+        lower = jnp.linalg.cholesky(shifted, symmetrize_input=False)
+        return Lower(lower, jitter)
 
-    def failed(state: tuple[Cholesky, Array]) -> Array:
+    def failed(state: tuple[Lower, Array]) -> Array:
         (lower, _), relative = state
         return ~jnp.isfinite(lower[-1, -1]) & (relative <= 1.1 * LAST)
 
-    def climb(state: tuple[Cholesky, Array]) -> tuple[Cholesky, Array]:
+    def climb(state: tuple[Lower, Array]) -> tuple[Lower, Array]:
         _, relative = state
         return attempt(relative), relative * 10.0
 
@@ -65,7 +66,7 @@ def cholesky(matrix: Float[Array, "N N"]) -> Cholesky:
     first = jnp.asarray(FIRST, matrix.dtype)
     (lower, jitter), _ = jax.lax.while_loop(failed, climb, (attempt(zero), first))
     jitter = jnp.where(jnp.isfinite(lower[-1, -1]), jitter, jnp.inf)
-    return Cholesky(lower, jitter)
+    return Lower(lower, jitter)
 
 
 def check(jitter: Float[Array, "..."], what: str) -> float:
@@ -80,12 +81,17 @@ def check(jitter: Float[Array, "..."], what: str) -> float:
     """
     largest = float(jnp.max(jitter))
     if not largest < float("inf"):
-        raise NotPositiveDefinite(
-            f"{what}: expected a positive definite matrix, but there is no Cholesky "
-            f"factor even with {LAST:g} times its mean diagonal added; look for NaN or "
-            "infinite inputs, or for inputs of wildly different scales"
-        )
+        raise NotPositiveDefinite(refusal(what))
     return largest
+
+
+def refusal(what: str) -> str:
+    """Why the matrix of this name was refused."""
+    return (
+        f"{what}: expected a positive definite matrix, but there is no Cholesky "
+        f"factor even with {LAST:g} times its mean diagonal added; look for NaN or "
+        "infinite inputs, or for inputs of wildly different scales"
+    )
 
 
 def solve_lower(lower: Float[Array, "N N"], rhs: Float[Array, "N M"]) -> Array:

@@ -6,6 +6,7 @@ from ntkuq.models.hyperparameters import (
     AbstractTune as AbstractTune,
     Fixed as Fixed,
     Hyperparameter as Hyperparameter,
+    LeaveOneOut as LeaveOneOut,
     MarginalLikelihood as MarginalLikelihood,
 )
 from ntkuq.models.likelihoods import (

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ntkuq.kernels import Cholesky, cholesky
+from ntkuq.kernels import Lower, cholesky
 from ntkuq.linearize import Factors, Jacobian, dense, gram, pull
 from ntkuq.models import AbstractLikelihood, parameters, trainable
 
@@ -73,7 +73,7 @@ def natural_step(
     return NaturalStep(pull(factors, dual.reshape(residual.shape)), jitter)
 
 
-def _factor(matrix: Float[Array, "n n"], damping: Float[Array, ""]) -> Cholesky:
+def _factor(matrix: Float[Array, "n n"], damping: Float[Array, ""]) -> Lower:
     return cholesky(matrix + damping * jnp.eye(matrix.shape[0], dtype=matrix.dtype))
 
 

@@ -16,9 +16,17 @@ from ntkuq.posteriors.gp import (
     GP as GP,
     NNGP as NNGP,
     NTKGP as NTKGP,
+    EllipticalSlice as EllipticalSlice,
     GaussianPosterior as GaussianPosterior,
+    GradientFlowLaw as GradientFlowLaw,
+    HeteroscedasticPosterior as HeteroscedasticPosterior,
+    LabelRegression as LabelRegression,
+    LabelRegressionPosterior as LabelRegressionPosterior,
     LatentLaplace as LatentLaplace,
     LatentPosterior as LatentPosterior,
+    SampledLatentPosterior as SampledLatentPosterior,
+    UnequalNoisePosterior as UnequalNoisePosterior,
+    WideEnsemble as WideEnsemble,
 )
 from ntkuq.posteriors.laplace import (
     EKFAC as EKFAC,

@@ -28,8 +28,21 @@ from ntkuq.linearize import (
     chunk_size,
     map_chunks,
 )
-from ntkuq.models import BNN, Gaussian, as_arrays, cast, check_finite, forward
-from ntkuq.models.hyperparameters import AbstractTune, Fixed, Hyperparameter
+from ntkuq.models import (
+    BNN,
+    Gaussian,
+    KnownNoise,
+    as_arrays,
+    cast,
+    check_finite,
+    forward,
+)
+from ntkuq.models.hyperparameters import (
+    AbstractTune,
+    Fixed,
+    Hyperparameter,
+    MarginalLikelihood,
+)
 from ntkuq.posteriors.base import AbstractPosterior, Cost, Joint
 from ntkuq.posteriors.laplace.evidence import (
     Fit,
@@ -46,10 +59,14 @@ from ntkuq.posteriors.predictive import Predictive
 from ntkuq.posteriors.push import from_latent, joint_units, output_dtype
 
 
-#: Rounds of (evidence, optimum). Gaussian rounds are cheap: the curvature stays. The
-#: others take it at the optimum of the round before.
+#: Most rounds of (evidence, optimum). Gaussian rounds are cheap: the curvature stays.
+#: The others take it at the optimum of the round before.
 GAUSSIAN_ROUNDS = 30
-OTHER_ROUNDS = 2
+OTHER_ROUNDS = 20
+#: They end where the precision moves by less than this, or than a share of its own
+#: standard error (in logarithms). Each round moves by half to 0.7 of the one before, so
+#: that what is left is a few such shares: about 1e-3 nats of evidence.
+MOVE, SHARE = 1e-4, 0.02
 #: Steps toward the optimum with one curvature, for likelihoods that are not Gaussian.
 STEPS = 50
 TOLERANCE = 1e-8
@@ -102,11 +119,16 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
         ValueError: for an untrained network, weights that are not finite, or matrices
             too large to hold.
     """
+    if not isinstance(tune, Fixed | MarginalLikelihood):
+        raise TypeError(
+            "NTKGP(kernel=Empirical()): expected tune=MarginalLikelihood() or Fixed(), "
+            f"got {type(tune).__name__}"
+        )
     bnn = bnn.prepare(data)
-    bnn.need_common_noise("NTKGP")
     check_finite(bnn.model)
     outputs = bnn.outputs(data)
-    gaussian = isinstance(bnn.likelihood, Gaussian)
+    # one curvature everywhere, and one step to the optimum
+    gaussian = isinstance(bnn.likelihood, Gaussian | KnownNoise)
     with jax.enable_x64(True):
         likelihood = as_arrays(bnn.likelihood, np.float64)
         x, y = bnn.inputs(data.x, np.float64), bnn.targets(data, np.float64)
@@ -147,7 +169,8 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
             before = tuned
             curvature = curvature if gaussian else bend(shift)
             tuned, covariance, shift, residual, settled = one_round(curvature, shift)
-            done, close = done + 1, _close(before, tuned)
+            done = done + 1
+            close = _close(before, tuned, gaussian=gaussian)
         # at the optimum, not where this round began
         fit = _fit(jacobian, likelihood, precisions, shift, x, y)
         evidence = log_evidence(fit, curvature, tuned.tau, tuned.noise)
@@ -183,7 +206,8 @@ def empirical_cost(bnn: BNN, data: Dataset | Batches) -> Cost:
     example = jax.tree.map(lambda leaf: leaf[0], bnn.prepare(data).inputs(one.x))
     model = bnn.model if bnn.trained else bnn.network.init(jax.random.key(0))
     jacobian = Jacobian.at(model, example)
-    rounds = 1 if isinstance(bnn.likelihood, Gaussian) else OTHER_ROUNDS
+    # others take about six rounds, few of them all
+    rounds = 1 if isinstance(bnn.likelihood, Gaussian | KnownNoise) else 6
     one = Full().cost(Size(jacobian, len(data), outputs, jacobian.plan.flops))
     return Cost(rounds * one.flops, one.bytes, 8)
 
@@ -202,10 +226,12 @@ def _with_errors(tuned: Tuned, fit: Fit, curvature, drift: float) -> Tuned:
     return tuned._replace(log_tau_se=tau_se, log_noise_se=noise_se)
 
 
-def _close(one: Tuned, two: Tuned) -> bool:
+def _close(one: Tuned, two: Tuned, *, gaussian: bool) -> bool:
+    """Whether the fitted values stand still; to their errors where rounds are dear."""
+    error = 0.0 if gaussian else min(two.log_tau_se or 0.0, 1.0)
     return (
-        abs(math.log(one.tau / two.tau)) < 1e-4
-        and abs(math.log(one.noise / two.noise)) < 1e-4
+        abs(math.log(one.tau / two.tau)) < max(MOVE, SHARE * error)
+        and abs(math.log(one.noise / two.noise)) < MOVE
     )
 
 

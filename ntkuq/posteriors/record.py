@@ -235,7 +235,8 @@ class Writer:
         form = "jax" if isinstance(thing, jax.Array) else "numpy"
         form = "scalar" if isinstance(thing, np.generic) else form
         if form == "jax" and jnp.issubdtype(thing.dtype, jax.dtypes.prng_key):
-            raise TypeError(f"save: expected numbers at {path}, got random keys")
+            data = self._array(jax.random.key_data(thing), path)
+            return {"$key": str(jax.random.key_impl(thing)), "data": data}
         if id(thing) not in self._known:
             array = np.asarray(thing)
             little = array.astype(array.dtype.newbyteorder("<"), copy=False)
@@ -285,6 +286,9 @@ class Reader:
             return array_type(item[kind])
         if kind == "$array":
             return self._array(item[kind], item["form"])
+        if kind == "$key":
+            data = self.decode(item["data"], path)
+            return jax.random.wrap_key_data(data, impl=item[kind])
         if kind in ("$list", "$tuple"):
             parts = [self.decode(v, f"{path}.{n}") for n, v in enumerate(item[kind])]
             return tuple(parts) if kind == "$tuple" else parts

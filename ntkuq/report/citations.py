@@ -77,10 +77,52 @@ _NUTS = Reference(
     "arXiv:1111.4246",
 )
 
+_NNGP = Reference(
+    "lee2018deep",
+    "Lee, Jaehoon and Bahri, Yasaman and Novak, Roman and Schoenholz, Samuel S. and"
+    " Pennington, Jeffrey and Sohl-Dickstein, Jascha",
+    "Deep Neural Networks as Gaussian Processes",
+    "International Conference on Learning Representations",
+    2018,
+    "arXiv:1711.00165",
+)
+_WIDE = Reference(
+    "lee2019wide",
+    "Lee, Jaehoon and Xiao, Lechao and Schoenholz, Samuel S. and Bahri, Yasaman and"
+    " Novak, Roman and Sohl-Dickstein, Jascha and Pennington, Jeffrey",
+    "Wide Neural Networks of Any Depth Evolve as Linear Models Under Gradient Descent",
+    "Advances in Neural Information Processing Systems",
+    2019,
+    "arXiv:1902.06720",
+)
+_SLICE = Reference(
+    "murray2010elliptical",
+    "Murray, Iain and Adams, Ryan Prescott and MacKay, David J. C.",
+    "Elliptical Slice Sampling",
+    "International Conference on Artificial Intelligence and Statistics",
+    2010,
+    "arXiv:1001.0175",
+)
+
+_AWARE = Reference(
+    "wenger2022posterior",
+    "Wenger, Jonathan and Pleiss, Geoff and Pförtner, Marvin and Hennig, Philipp and"
+    " Cunningham, John P.",
+    "Posterior and Computational Uncertainty in Gaussian Processes",
+    "Advances in Neural Information Processing Systems",
+    2022,
+    "arXiv:2205.15449",
+)
+
 _BY_NAME: Mapping[str, Reference] = {
     "Laplace": _LAPLACE,
     "KFAC": _KFAC,
     "NTKGP": _NTK,
+    "NNGP": _NNGP,
+    "LabelRegression": _NNGP,
+    "WideEnsemble": _WIDE,
+    "EllipticalSlice": _SLICE,
+    "ComputationAware": _AWARE,
     "DeepEnsemble": _ENSEMBLE,
     "NUTS": _NUTS,
 }
@@ -94,7 +136,8 @@ def references(document: Document) -> tuple[Reference, ...]:
         for name in re.findall(r"\b([A-Za-z_]\w*)\(", method["text"])
     }
     found = [reference for name, reference in _BY_NAME.items() if name in names]
-    return (_PAPER, _SCORES, *found)
+    # two methods may have one work
+    return (_PAPER, _SCORES, *dict.fromkeys(found))
 
 
 def bibtex(document: Document) -> str:

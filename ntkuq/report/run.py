@@ -15,7 +15,7 @@ import ntkuq
 from ntkuq.data import Dataset, Split, Store, digest, write_bytes, write_json
 from ntkuq.data.npz import pack as pack_arrays
 from ntkuq.kernels import Empirical
-from ntkuq.models import BNN, MarginalLikelihood, identity
+from ntkuq.models import BNN, LeaveOneOut, MarginalLikelihood, identity
 from ntkuq.posteriors import GP, MAP, NNGP, NTKGP, AbstractMethod, Estimate
 from ntkuq.report import catalog
 from ntkuq.report.comparison import Comparison, assemble
@@ -239,7 +239,7 @@ def _independent(method: AbstractMethod) -> bool:
     """Does it use nothing that training finds (weights, prior precision, noise)?"""
     if not isinstance(method, GP | NNGP | NTKGP):
         return False
-    tuned = isinstance(method.tune, MarginalLikelihood)
+    tuned = isinstance(method.tune, MarginalLikelihood | LeaveOneOut)
     return tuned and not isinstance(method.kernel, Empirical)
 
 

@@ -45,15 +45,14 @@ def both(kernel, bnn, x):
 def test_equals_neural_tangents(activation, use_bias, need):
     need("frozendict")
     from ntkuq.kernels import bridge
+    from ntkuq.kernels.stax import StaxNNGP, StaxNTK
 
     bridge.load()
     bnn = problem(activation, use_bias=use_bias)
     with jax.enable_x64(True):
         x, new = inputs(12), inputs(9)
         layers = walk(bnn.network.build(jax.random.key(0)), (5,))
-        for covariance, stax in zip(
-            both(Analytic(), bnn, x), (bridge.StaxNNGP, bridge.StaxNTK)
-        ):
+        for covariance, stax in zip(both(Analytic(), bnn, x), (StaxNNGP, StaxNTK)):
             params = covariance.initial()
             # neural-tangents takes one input scale: give it scaled inputs
             scale = jnp.exp(params["input scale"])[None, :]

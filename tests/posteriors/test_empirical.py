@@ -130,6 +130,21 @@ def test_what_did_not_converge_is_said(monkeypatch):
     assert short["residual"] > empirical.TOLERANCE
 
 
+def test_tuning_for_classes_ends_at_a_fixed_point():
+    """From a prior ten times too strong; one more fit from there hardly moves."""
+    bnn, data, _ = problem("bernoulli")
+    start = bnn.with_prior(bnn.prior.scaled(10.0))
+    found = fit_empirical(start, data, MarginalLikelihood())
+    assert found.diagnostics["converged"] is True
+    assert 2 < found.diagnostics["rounds"] < empirical.OTHER_ROUNDS
+    again = fit_empirical(found.bnn, data, MarginalLikelihood())
+    one, two = (p.hyperparameters[0] for p in (found, again))
+    # the rounds left out move by a few more shares of the error
+    assert abs(math.log(one.value / two.value)) < 4 * empirical.SHARE
+    gap = again.log_marginal_likelihood - found.log_marginal_likelihood
+    assert abs(gap) < 0.01
+
+
 def test_a_linear_network_is_bayesian_linear_regression():
     rng = np.random.default_rng(2)
     x, new = rng.standard_normal((10, 3)), rng.standard_normal((4, 3))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ntkuq.data import Batches, Dataset
-from ntkuq.linearize import Jacobian
+from ntkuq.linearize import Jacobian, SampledFisher
 from ntkuq.models import (
     BNN,
     Categorical,
@@ -61,6 +61,7 @@ UPDATED = {
     "function, each": Laplace(Full(FunctionSpace()), tune=EACH),
     "kfac": Laplace(KFAC(), tune=Fixed()),
     "kfac, tuned": Laplace(KFAC(), tune=MarginalLikelihood()),
+    "kfac, sampled": Laplace(KFAC(fisher=SampledFisher(KEY)), tune=Fixed()),
     "kfac, each": Laplace(KFAC(), tune=EACH),
     "diagonal, each": Laplace(Diagonal(), tune=EACH),
     "last layer, tuned": Laplace(Full(), LastLayer(), MarginalLikelihood()),

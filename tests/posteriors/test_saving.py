@@ -11,6 +11,7 @@ import pytest
 
 from ntkuq.data import Batches, Dataset, digest
 from ntkuq.kernels import Analytic, Empirical
+from ntkuq.linearize import SampledFisher
 from ntkuq.models import (
     BNN,
     Categorical,
@@ -77,6 +78,7 @@ FITS = {
     "function space": (by(Laplace(Full(FunctionSpace()), tune=Fixed())), regression),
     "kfac": (by(Laplace(KFAC())), classes),
     "diagonal": (by(Laplace(Diagonal(), tune=Fixed())), classes),
+    "sampled fisher": (by(Laplace(KFAC(fisher=SampledFisher(KEY)))), classes),
     "last layer": (by(Laplace(subset=LastLayer(), tune=Fixed())), classes),
     "gp": (by(GP(tune=Fixed())), regression),
     "gp of classes": (by(GP(tune=Fixed())), classes),

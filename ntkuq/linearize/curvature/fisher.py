@@ -30,6 +30,15 @@ class AbstractFisher(eqx.Module):
     ) -> Float[Array, "C K"]:
         """S for one example with these outputs."""
 
+    @abc.abstractmethod
+    def columns(self, outputs: int) -> int:
+        """K, the columns of S: how many backward passes an example takes."""
+
+    def after(self, count: int) -> AbstractFisher:
+        """For further examples, when so many have been seen."""
+        del count
+        return self
+
 
 class ExactFisher(AbstractFisher):
     """The exact Hessian, S S^T = H: the generalized Gauss-Newton matrix.
@@ -48,6 +57,9 @@ class ExactFisher(AbstractFisher):
     def weights(self, likelihood, latent, *extra):
         return likelihood.hessian_sqrt(latent, *extra)
 
+    def columns(self, outputs):
+        return outputs
+
 
 class SampledFisher(AbstractFisher):
     """The Fisher information from targets drawn from the model: unbiased and noisy.
@@ -57,6 +69,7 @@ class SampledFisher(AbstractFisher):
     Args:
         key: a JAX random key; the same key gives the same draws.
         samples: draws an example.
+        seen: the number of examples that went before (`Laplace.update` counts them).
 
     References: Kunstner, Balles, Hennig 2019 (arXiv 1905.12558).
 
@@ -66,6 +79,7 @@ class SampledFisher(AbstractFisher):
 
     key: Array
     samples: int = eqx.field(static=True, default=1)
+    seen: int = eqx.field(static=True, default=0)
 
     def __check_init__(self):
         if self.samples < 1:
@@ -76,7 +90,8 @@ class SampledFisher(AbstractFisher):
     def extras(self, y, first):
         size = jax.tree.leaves(y)[0].shape[0]
         # by the number of the example, whatever the chunks
-        return (_keys(self.key, first + np.arange(size, dtype=np.uint32)),)
+        numbers = self.seen + first + np.arange(size, dtype=np.uint32)
+        return (_keys(self.key, numbers),)
 
     def weights(self, likelihood, latent, *extra):
         (key,) = extra
@@ -88,6 +103,12 @@ class SampledFisher(AbstractFisher):
         draws = likelihood.distribution(latent).sample(key, (self.samples,))
         gradients = jax.vmap(lambda y: likelihood.residual(latent, y))(draws)
         return gradients.T / jnp.sqrt(jnp.asarray(self.samples, latent.dtype))
+
+    def columns(self, outputs):
+        return self.samples
+
+    def after(self, count):
+        return SampledFisher(self.key, self.samples, self.seen + count)
 
 
 @jax.jit
@@ -110,3 +131,6 @@ class EmpiricalFisher(AbstractFisher):
 
     def weights(self, likelihood, latent, *extra):
         return likelihood.residual(latent, *extra)[:, None]
+
+    def columns(self, outputs):
+        return 1

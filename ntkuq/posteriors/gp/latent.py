@@ -7,9 +7,10 @@ diagonal part, $E_c = D_c^{1/2}(I + D_c^{1/2} K D_c^{1/2})^{-1} D_c^{1/2}$. For 
 softmax $W = D - \Pi\Pi^T$ and
 
 $(K + W^{-1})^{-1} = E - E R (\sum_c E_c)^{-1} R^T E$,
-$|I + K W| = |\sum_c E_c| \prod_c |I + D_c^{1/2} K D_c^{1/2}|$,
+$|I + K W| = |\sum_c E_c| \prod_c |I + D_c^{1/2} K D_c^{1/2}|$
 
-so that only N x N matrices are factored. All is float64 and may be called in `jit`.
+(W of the others is diagonal: no terms with $\sum_c E_c$), so that only N x N matrices
+are factored. All is float64 and may be called in `jit`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkuq.kernels.solve import cholesky, log_determinant, solve, solve_lower
-from ntkuq.models import AbstractLikelihood, Categorical
+from ntkuq.models import AbstractLikelihood, Categorical, LogDensity
 
 
 class Curvature(NamedTuple):
     r"""A factored $(K + W^{-1})^{-1}$.
 
-    blocks: $E_c$, (C, N, N). coupling: Cholesky factor of their sum; `None` for one
-    latent function. log_determinant: of I + K W.
+    blocks: $E_c$, (C, N, N). coupling: Cholesky factor of their sum; `None` where W is
+    diagonal. log_determinant: of I + K W.
     """
 
     blocks: Float[Array, "C N N"]
@@ -69,8 +70,8 @@ HALVINGS = 20
 
 def supports(likelihood: AbstractLikelihood, outputs: int) -> bool:
     """Whether this file covers a likelihood with this number of outputs."""
-    if type(likelihood).continuous:
-        return False
+    if likelihood.continuous or isinstance(likelihood, LogDensity):
+        return False  # the Hessian of a log density depends on y
     return outputs == 1 or isinstance(likelihood, Categorical)
 
 
@@ -80,12 +81,13 @@ def factor(
     f: Float[Array, "N C"],
 ) -> Curvature:
     """Factor (K + W^-1)^-1 at the latent values f: C + 1 Cholesky factors, N x N."""
-    coupled = f.shape[1] > 1
+    coupled = isinstance(likelihood, Categorical)
     eye = jnp.eye(kernel.shape[0], dtype=kernel.dtype)
     if coupled:
         weights = jax.nn.softmax(f, axis=1)
     else:
-        weights = jax.vmap(likelihood.hessian)(f)[:, :, 0]
+        hessians = jax.vmap(likelihood.hessian)(f)
+        weights = jnp.diagonal(hessians, axis1=1, axis2=2)
 
     def one(weight: Array) -> tuple[Array, Array]:
         root = jnp.sqrt(weight)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -16,15 +14,29 @@ from ntkuq.kernels import (
     AbstractCovariance,
     AbstractKernel,
     AbstractNetworkKernel,
+    AbstractSolver,
     Analytic,
+    Cholesky,
     Empirical,
+    SubsetOfData,
 )
-from ntkuq.kernels.base import Parameter
-from ntkuq.models import BNN, Gaussian
+from ntkuq.kernels.solvers import draw, need_memory
+from ntkuq.models import BNN, Gaussian, HeteroscedasticGaussian, KnownNoise
 from ntkuq.models.hyperparameters import AbstractTune, Fixed, MarginalLikelihood
-from ntkuq.posteriors.base import AbstractMethod, Cost
+from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Cost
 from ntkuq.posteriors.empirical import empirical_cost, fit_empirical
-from ntkuq.posteriors.gp import latent, tuning
+from ntkuq.posteriors.gp import (
+    dynamics,
+    heteroscedastic,
+    latent,
+    noise,
+    regression,
+    tuning,
+)
+from ntkuq.posteriors.gp.depths import best_depth
+from ntkuq.posteriors.gp.elliptical import SampledLatentPosterior, sample
+from ntkuq.posteriors.gp.inference import EllipticalSlice, LatentLaplace
+from ntkuq.posteriors.gp.noise import UnequalNoisePosterior
 from ntkuq.posteriors.gp.posteriors import (
     GaussianPosterior,
     LatentPosterior,
@@ -32,29 +44,6 @@ from ntkuq.posteriors.gp.posteriors import (
     condition,
     single_array,
 )
-
-
-class LatentLaplace(eqx.Module):
-    """Laplace's approximation for likelihoods that are not Gaussian.
-
-    Args:
-        tune_points: hyper-parameters are tuned on at most this many training points,
-            drawn at random; the posterior uses all.
-        max_steps: most Newton steps.
-
-    >>> LatentLaplace().tune_points
-    500
-    """
-
-    tune_points: int = 500
-    max_steps: int = 100
-
-    def __check_init__(self):
-        if self.tune_points < 1 or self.max_steps < 1:
-            raise ValueError(
-                "LatentLaplace: expected tune_points >= 1 and max_steps >= 1, got "
-                f"{self.tune_points} and {self.max_steps}"
-            )
 
 
 class GP(AbstractMethod):
@@ -65,8 +54,11 @@ class GP(AbstractMethod):
 
     Args:
         kernel: `RBF(ard=True)` or a kernel of your own.
-        tune: `MarginalLikelihood()` or `Fixed()`.
-        inference: for likelihoods that are not Gaussian.
+        tune: `MarginalLikelihood()`, `LeaveOneOut()` (Gaussian noise) or `Fixed()`.
+        inference: for likelihoods that are not Gaussian: `LatentLaplace()` or
+            `EllipticalSlice()`.
+        solver: `Cholesky()` or `SubsetOfData(points)`; for Gaussian noise also
+            `ConjugateGradients()`, `ComputationAware()` or `Inducing(points)`.
 
     References:
         Rasmussen and Williams, *Gaussian Processes for Machine Learning*, 2006.
@@ -77,7 +69,8 @@ class GP(AbstractMethod):
 
     kernel: AbstractKernel = RBF(ard=True)
     tune: AbstractTune = MarginalLikelihood()
-    inference: LatentLaplace = LatentLaplace()
+    inference: LatentLaplace | EllipticalSlice = LatentLaplace()
+    solver: AbstractSolver = Cholesky()
 
     def fit(self, bnn: BNN, data: DataLike, *, key: Array):
         """The posterior; of the `BNN` it uses likelihood and scaling.
@@ -98,8 +91,11 @@ class NNGP(AbstractMethod):
 
     Args:
         kernel: `Analytic()`.
-        tune: `MarginalLikelihood()` or `Fixed()`.
-        inference: for likelihoods that are not Gaussian.
+        tune: `MarginalLikelihood()`, `LeaveOneOut()` (Gaussian noise) or `Fixed()`.
+        inference: for likelihoods that are not Gaussian: `LatentLaplace()` or
+            `EllipticalSlice()`.
+        solver: `Cholesky()` or `SubsetOfData(points)`; for Gaussian noise also
+            `ConjugateGradients()`, `ComputationAware()` or `Inducing(points)`.
 
     References:
         Lee et al., *Deep neural networks as Gaussian processes*, ICLR 2018.
@@ -110,7 +106,8 @@ class NNGP(AbstractMethod):
 
     kernel: AbstractNetworkKernel = Analytic()
     tune: AbstractTune = MarginalLikelihood()
-    inference: LatentLaplace = LatentLaplace()
+    inference: LatentLaplace | EllipticalSlice = LatentLaplace()
+    solver: AbstractSolver = Cholesky()
 
     def fit(self, bnn: BNN, data: DataLike, *, key: Array):
         """The posterior; of the network it uses the architecture.
@@ -119,7 +116,9 @@ class NNGP(AbstractMethod):
             UnsupportedLayer: for a network whose kernel is not known.
             TypeError: for a likelihood that is not covered.
         """
-        return _fit(self, self.kernel.nngp, bnn, data, key)
+        return best_depth(
+            self.kernel, lambda kernel: _fit(self, kernel.nngp, bnn, data, key)
+        )
 
     def cost(self, bnn: BNN, data: Dataset | Batches) -> Cost:
         return _cost(self, bnn, data)
@@ -135,8 +134,17 @@ class NTKGP(AbstractMethod):
     Args:
         kernel: `Analytic()`, of the infinitely wide network, or `Empirical()`, of the
             trained network of the `BNN`, around which it is linearized.
-        tune: `MarginalLikelihood()` or `Fixed()`.
-        inference: for likelihoods that are not Gaussian.
+        tune: `MarginalLikelihood()`, `LeaveOneOut()` (Gaussian noise) or `Fixed()`.
+        inference: for likelihoods that are not Gaussian: `LatentLaplace()` or
+            `EllipticalSlice()`.
+        solver: `Cholesky()` or `SubsetOfData(points)`; for Gaussian noise also
+            `ConjugateGradients()`, `ComputationAware()` or `Inducing(points)`.
+        time: `None` for the posterior. A number gives the law of infinitely wide
+            networks after gradient flow for this time, with randomized targets and a
+            pull to their initial parameters, which tends to the posterior (He et al.'s
+            ensemble); in units in which the learning rate is 1 for the loss
+            $\frac12\sum_i(y_i - f(x_i))^2$ in the network's (scaled) units and
+            parameters that are standard normal at the start.
 
     References:
         He, Lakshminarayanan and Teh, *Bayesian deep ensembles via the neural tangent
@@ -148,7 +156,12 @@ class NTKGP(AbstractMethod):
 
     kernel: AbstractNetworkKernel | Empirical = Analytic()
     tune: AbstractTune = MarginalLikelihood()
-    inference: LatentLaplace = LatentLaplace()
+    inference: LatentLaplace | EllipticalSlice = LatentLaplace()
+    solver: AbstractSolver = Cholesky()
+    time: float | None = None
+
+    def __check_init__(self):
+        dynamics.check_time(self.time, "NTKGP")
 
     def fit(self, bnn: BNN, data: DataLike, *, key: Array):
         """The posterior; of the network it uses the architecture.
@@ -157,9 +170,22 @@ class NTKGP(AbstractMethod):
             UnsupportedLayer: for a network whose kernel is not known.
             TypeError: for a likelihood that is not covered.
         """
+        if self.time is not None:
+            _need_cholesky(self, "a time")
+            if isinstance(self.kernel, Empirical):
+                raise TypeError(
+                    "NTKGP: expected time=None with kernel=Empirical(), whose network "
+                    f"has been trained, got {self.time}: use Analytic()"
+                )
+            return dynamics.fit(
+                bnn, data, self.kernel.ntk, self.tune, time=self.time, key=key
+            )
         if isinstance(self.kernel, Empirical):
+            _need_cholesky(self, "Empirical()")
             return fit_empirical(bnn, as_dataset(data), self.tune)
-        return _fit(self, self.kernel.ntk, bnn, data, key)
+        return best_depth(
+            self.kernel, lambda kernel: _fit(self, kernel.ntk, bnn, data, key)
+        )
 
     def cost(self, bnn: BNN, data: Dataset | Batches) -> Cost:
         if isinstance(self.kernel, Empirical):
@@ -169,68 +195,72 @@ class NTKGP(AbstractMethod):
 
 def _fit(
     method: GP | NNGP | NTKGP, make: Any, bnn: BNN, data: DataLike, key: Array
-) -> GaussianPosterior | LatentPosterior:
+) -> AbstractPosterior:
     # the kernel matrix needs all rows at once
     data = as_dataset(data)
     bnn = bnn.prepare(data)
-    bnn.need_common_noise(type(method).__name__)
-    if isinstance(bnn.likelihood, Gaussian):
+    if isinstance(bnn.likelihood, Gaussian | KnownNoise):
         return _fit_gaussian(method, make, bnn, data, key)
+    if isinstance(bnn.likelihood, HeteroscedasticGaussian):
+        _need_cholesky(method, "a HeteroscedasticGaussian likelihood")
+        return heteroscedastic.fit(
+            bnn, data, make, method.tune, method.inference, key=key
+        )
     if not latent.supports(bnn.likelihood, bnn.outputs(data)):
         raise TypeError(
-            f"{type(method).__name__}: expected a Gaussian, Categorical, Bernoulli or "
-            f"Poisson likelihood, got {type(bnn.likelihood).__name__}"
+            f"{type(method).__name__}: expected a Gaussian, HeteroscedasticGaussian, "
+            "Categorical, Bernoulli or Poisson likelihood, got "
+            f"{type(bnn.likelihood).__name__}"
         )
     return _fit_latent(method, make, bnn, data, key)
 
 
-def _fit_gaussian(method, make, bnn, data, key) -> GaussianPosterior:
-    with jax.enable_x64(True):
-        x = single_array(bnn.inputs(data.x, np.float64))
-        y = bnn.targets(data, np.float64)
-        y = y - jnp.mean(y, axis=0, keepdims=True)
-        size = float(jnp.sqrt(jnp.mean(y**2)))
-        size = size if size > 0.0 else 1.0
-        covariance: AbstractCovariance = make(bnn, x, size)
-        if isinstance(method.tune, Fixed):
-            noise = Parameter.of(_one_scale(bnn.likelihood), 1.0, 1.0)
-        else:
-            noise = Parameter.of(0.3 * size, 3e-3, 30.0)
-        choice = tuning.tune_regression(
-            method.tune,
-            covariance.at(x),
-            {**covariance.parameters, tuning.NOISE: noise},
-            y,
-            key=key,
-        )
-    values = dict(choice.values)
-    bnn = bnn.with_noise(float(np.exp(np.asarray(values.pop(tuning.NOISE)))))
-    factors = np.asarray(bnn.scaling.scale()).reshape(-1)
-    units = {}
-    if np.all(factors == factors[0]):
-        units[tuning.NOISE] = (float(factors[0]), data.units)
+def _fit_gaussian(
+    method, make, bnn, data, key
+) -> GaussianPosterior | UnequalNoisePosterior:
+    solver: AbstractSolver = method.solver
+    # what would not fit is refused before the hyper-parameters are fitted
+    solver.need_memory(len(data), bnn.outputs(data))
+    tuned = regression.tune(
+        method.tune, make, bnn, data, points=solver.most_tuned(), key=key
+    )
+    if regression.unequal(tuned.bnn):
+        _need_cholesky(method, "noise that differs by datum or output")
+        return noise.condition(tuned, data)
     return condition(
-        bnn,
+        tuned.bnn,
         data,
-        covariance,
-        values,
-        tuning.report(choice, features=data.features, units=units),
-        tuning.diagnostics(choice, method.tune),
+        tuned.covariance,
+        tuned.values,
+        tuned.hyperparameters,
+        tuned.diagnostics,
+        solver=solver,
+        key=jax.random.fold_in(key, 2),
     )
 
 
-def _one_scale(likelihood: Gaussian) -> float:
-    scale = np.asarray(likelihood.scale, np.float64).reshape(-1)
-    if not np.all(scale == scale[0]):
+def _need_cholesky(method: Any, what: str) -> None:
+    if not isinstance(method.solver, Cholesky):
         raise TypeError(
-            f"GP: expected one noise scale for all outputs, got {scale}; fit one GP an "
-            "output"
+            f"{type(method).__name__}: expected solver=Cholesky() with {what}, got "
+            f"{type(method.solver).__name__}: leave solver out, and give fewer rows "
+            "where there are too many"
         )
-    return float(scale[0])
 
 
-def _fit_latent(method, make, bnn, data, key) -> LatentPosterior:
+def _fit_latent(
+    method, make, bnn, data, key
+) -> LatentPosterior | SampledLatentPosterior:
     outputs = bnn.outputs(data)
+    if isinstance(method.solver, SubsetOfData):
+        data = data.take(draw(len(data), method.solver.points, key))
+    else:
+        _need_cholesky(method, f"a {type(bnn.likelihood).__name__} likelihood")
+    need_memory(
+        _latent_bytes(len(data), outputs),
+        f"{type(method).__name__}: {len(data):,} rows and {outputs} output(s)",
+        "use solver=SubsetOfData(points), or fewer rows",
+    )
     rows_key, key = jax.random.split(key)
     rows = np.arange(len(data))
     most = method.inference.tune_points
@@ -254,12 +284,20 @@ def _fit_latent(method, make, bnn, data, key) -> LatentPosterior:
     diagnostics = tuning.diagnostics(choice, method.tune)
     if tuned:
         diagnostics["tuned on"] = len(rows)
+    hyperparameters = tuning.report(choice, features=data.features, units={})
+    problem = bnn, data, covariance, choice.values
+    if isinstance(method.inference, EllipticalSlice):
+        return sample(
+            *problem,
+            method.inference,
+            hyperparameters,
+            diagnostics,
+            outputs=outputs,
+            key=jax.random.fold_in(key, 1),
+        )
     return approximate(
-        bnn,
-        data,
-        covariance,
-        choice.values,
-        tuning.report(choice, features=data.features, units={}),
+        *problem,
+        hyperparameters,
         diagnostics,
         outputs=outputs,
         max_steps=method.inference.max_steps,
@@ -274,10 +312,20 @@ def _cost(method, bnn: BNN, data: Dataset | Batches) -> Cost:
         if isinstance(method.tune, Fixed)
         else 60 * getattr(method.tune, "restarts", 1)
     )
-    if isinstance(bnn.likelihood, Gaussian):
+    if isinstance(bnn.likelihood, Gaussian | KnownNoise):
+        fit = method.solver.work(len(data), outputs)
+        few = min(size, float(method.solver.most_tuned()))
         # a factorization, an inverse, and the kernel with its derivative
-        return Cost(4.0 * size**3 * (1 + steps), 8.0 * 12.0 * size**2)
+        tuning_flops, tuning_bytes = 4.0 * few**3 * steps, 8.0 * 12.0 * few**2
+        return Cost(
+            3.0 * fit.flops + tuning_flops,
+            max(fit.bytes, tuning_bytes if steps else 0.0),
+        )
     tuned = min(size, float(method.inference.tune_points))
     each = 4.0 * outputs
     flops = each * (8.0 * size**3 + 3.0 * steps * tuned**3)
-    return Cost(flops, 8.0 * (2.0 * outputs + 10.0) * size**2)
+    return Cost(flops, _latent_bytes(len(data), outputs))
+
+
+def _latent_bytes(size: int, outputs: int) -> float:
+    return 8.0 * (2.0 * outputs + 10.0) * float(size) ** 2

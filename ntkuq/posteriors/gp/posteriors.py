@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ntkuq.data import Dataset
-from ntkuq.kernels import AbstractCovariance, LogValues
+from ntkuq.kernels import AbstractCovariance, AbstractSolver, Cholesky, LogValues
 from ntkuq.kernels.solve import check
+from ntkuq.kernels.solvers import AbstractSolution, Exact, System, extended
 from ntkuq.models import BNN, Gaussian, NoisyTargets
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractPosterior, Joint
@@ -23,21 +24,26 @@ from ntkuq.posteriors.push import from_latent, joint_units, output_dtype
 
 #: New inputs handled at a time, so that memory does not grow with their number.
 CHUNK = 1024
+#: And so many entries of their covariance with the training data (128 MiB).
+CHUNK_NUMBERS = 2**24
 
 
 class GaussianPosterior(AbstractPosterior):
-    r"""A GP conditioned on observations with Gaussian noise: exact.
+    r"""A GP conditioned on observations with Gaussian noise, as its solver does it.
 
     Mean $m + k_*^T (K + \sigma^2 I)^{-1} (y - m)$, variance
-    $k_{**} - k_*^T (K + \sigma^2 I)^{-1} k_*$, with m the mean of the training targets.
-    The log marginal likelihood is that of the scaled targets.
+    $k_{**} - k_*^T (K + \sigma^2 I)^{-1} k_*$, exact with the solver `Cholesky`; others
+    say what they put in the place of the inverse. The prior mean m is that of the
+    training targets of `fit`, and stays as it is in `update`. The log marginal
+    likelihood is that of the scaled targets.
     """
 
     bnn: BNN
     data: Dataset
     covariance: AbstractCovariance
     params: LogValues
-    factors: gaussian.Factors
+    solver: AbstractSolver
+    solution: AbstractSolution
     center: Float[Array, "1 C"]
     hyperparameters: tuple[Hyperparameter, ...]
     log_marginal_likelihood: float
@@ -47,9 +53,13 @@ class GaussianPosterior(AbstractPosterior):
         """Predictions at the inputs x (N, …), in the units of the data."""
         dtype = output_dtype(self.bnn)
         with jax.enable_x64(True):
-            train, new = _inputs(self.bnn, self.data.x), _inputs(self.bnn, x)
+            system, new = self._system(), _inputs(self.bnn, x)
             mean, variance = _in_chunks(
-                lambda part: _gaussian_marginals(self, train, part), new
+                lambda part: _gaussian_marginals(
+                    self.solution, system, self.center, part
+                ),
+                new,
+                max(1, min(CHUNK, CHUNK_NUMBERS // system.size)),
             )
             covariance = gaussian.independent(variance, mean.shape[1])
             return from_latent(self.bnn, mean, covariance, dtype)
@@ -57,19 +67,31 @@ class GaussianPosterior(AbstractPosterior):
     def joint(self, x: PyTree) -> Joint:
         """Mean (N, C) and covariance (N C, N C) of the function across inputs x."""
         with jax.enable_x64(True):
-            train, new = _inputs(self.bnn, self.data.x), _inputs(self.bnn, x)
-            mean, shared = _gaussian_joint(self, train, new)
+            system, new = self._system(), _inputs(self.bnn, x)
+            mean, shared = _gaussian_joint(self.solution, system, self.center, new)
             outputs = jnp.eye(mean.shape[1], dtype=mean.dtype)
             return joint_units(self.bnn, Joint(mean, jnp.kron(shared, outputs)))
 
+    def _system(self) -> System:
+        """The data that predictions need; the matrix where they multiply with it."""
+        system = _observed(self.bnn, self.covariance, self.params, self.data)
+        rows = self.solution.rows
+        if rows is not None:
+            system = System(
+                self.covariance, self.params, system.x[rows], system.noise[rows]
+            )
+        return system.held() if type(self.solution).iterates else system
+
     def update(self, data: Dataset, *, key: Array) -> GaussianPosterior:
-        """The posterior given more data: exact, with the hyper-parameters kept.
+        """The posterior given more data, with prior mean and hyper-parameters kept.
+
+        It is what conditioning on all data at once gives. The solver `Cholesky` adds
+        rows to its factor; the others begin anew.
 
         Args:
             data: new observations.
-            key: not used.
+            key: for solvers that draw at random.
         """
-        del key
         return condition(
             self.bnn,
             concatenate(self.data, data),
@@ -77,6 +99,10 @@ class GaussianPosterior(AbstractPosterior):
             self.params,
             self.hyperparameters,
             self.diagnostics,
+            solver=self.solver,
+            key=key,
+            center=self.center,
+            old=self.solution,
         )
 
 
@@ -87,60 +113,80 @@ def condition(
     params: LogValues,
     hyperparameters: tuple[Hyperparameter, ...],
     diagnostics: dict[str, Any],
+    *,
+    solver: AbstractSolver,
+    key: Array,
+    center: Float[Array, "1 C"] | None = None,
+    old: AbstractSolution | None = None,
 ) -> GaussianPosterior:
-    """The exact posterior for a prepared problem whose likelihood has the noise.
+    """The posterior for a prepared problem whose likelihood has the noise.
+
+    Args:
+        bnn, data: the problem and all observations.
+        covariance, params: the prior.
+        hyperparameters, diagnostics: to hand on.
+        solver: how to condition.
+        key: for solvers that draw at random.
+        center: the prior mean; `None` for the mean of the targets.
+        old: the solution for the first observations, where there is one.
 
     Raises:
+        NotEnoughMemory: when the solver does not fit into memory.
         NotPositiveDefinite: when the covariance cannot be factored.
     """
     with jax.enable_x64(True):
-        x, y = _inputs(bnn, data.x), bnn.targets(data, np.float64)
+        y = bnn.targets(data, np.float64)
         if not isinstance(bnn.likelihood, Gaussian) or isinstance(y, NoisyTargets):
             kind = type(bnn.likelihood).__name__
             raise TypeError(f"expected a Gaussian likelihood, got {kind}")
-        noise = jnp.asarray(bnn.likelihood.scale, jnp.float64)
-        center = jnp.mean(y, axis=0, keepdims=True)
-        factors, value = _condition(covariance.at(x), params, y - center, noise**2)
-        jitter = check(factors.jitter, "GP covariance")
+        if center is None:
+            center = jnp.mean(y, axis=0, keepdims=True)
+        system, left = _observed(bnn, covariance, params, data), y - center
+        if isinstance(solver, Cholesky) and isinstance(old, Exact):
+            solver.need_memory(*y.shape)
+            found = extended(old, system, left)
+        else:
+            found = solver.condition(system, left, key=key)
     return GaussianPosterior(
         bnn=bnn,
         data=data,
         covariance=covariance,
         params=params,
-        factors=factors,
+        solver=solver,
+        solution=found.solution,
         center=center,
         hyperparameters=hyperparameters,
-        log_marginal_likelihood=float(value),
-        diagnostics={**diagnostics, "jitter": jitter},
+        log_marginal_likelihood=found.log_evidence,
+        diagnostics={
+            **diagnostics,
+            "solver": type(solver).__name__,
+            **found.diagnostics,
+        },
     )
 
 
+def _observed(
+    bnn: BNN, covariance: AbstractCovariance, params: LogValues, data: Dataset
+) -> System:
+    """The covariance of the observations, one noise scale for all."""
+    x = _inputs(bnn, data.x)
+    assert isinstance(bnn.likelihood, Gaussian)  # noqa: S101
+    scale = jnp.asarray(bnn.likelihood.scale, jnp.float64).reshape(-1)[:1]
+    return System(covariance, params, x, jnp.broadcast_to(scale**2, x.shape[:1]))
+
+
+# The posterior itself is no argument: its fitted numbers that are not arrays would make
+# a program of their own for each fit.
 @eqx.filter_jit
-def _condition(gram, params, y, noise_variance):
-    factors = gaussian.condition(gram(params), y, noise_variance)
-    return factors, gaussian.log_density(factors, y)
+def _gaussian_marginals(solution, system, center, new):
+    mean, variance = solution.marginals(system, new)
+    return mean + center, variance
 
 
 @eqx.filter_jit
-def _gaussian_marginals(posterior, train, new):
-    covariance, params = posterior.covariance, posterior.params
-    mean, variance = gaussian.marginals(
-        posterior.factors,
-        covariance.gram(params, new, train),
-        covariance.diagonal(params, new),
-    )
-    return mean + posterior.center, variance
-
-
-@eqx.filter_jit
-def _gaussian_joint(posterior, train, new):
-    covariance, params = posterior.covariance, posterior.params
-    mean, shared = gaussian.joint(
-        posterior.factors,
-        covariance.gram(params, new, train),
-        covariance.gram(params, new),
-    )
-    return mean + posterior.center, shared
+def _gaussian_joint(solution, system, center, new):
+    mean, shared = solution.joint(system, new)
+    return mean + center, shared
 
 
 class LatentPosterior(AbstractPosterior):
@@ -168,7 +214,16 @@ class LatentPosterior(AbstractPosterior):
         with jax.enable_x64(True):
             train, new = _inputs(self.bnn, self.data.x), _inputs(self.bnn, x)
             mean, covariance = _in_chunks(
-                lambda part: _latent_moments(self, train, part), new
+                lambda part: _latent_moments(
+                    self.covariance,
+                    self.params,
+                    self.curvature,
+                    self.weights,
+                    train,
+                    part,
+                ),
+                new,
+                CHUNK,
             )
             return from_latent(self.bnn, mean, covariance, dtype)
 
@@ -176,7 +231,9 @@ class LatentPosterior(AbstractPosterior):
         """Mean (N, C) and covariance (N C, N C) of the latent function."""
         with jax.enable_x64(True):
             train, new = _inputs(self.bnn, self.data.x), _inputs(self.bnn, x)
-            mean, covariance = _latent_joint(self, train, new)
+            mean, covariance = _latent_joint(
+                self.covariance, self.params, self.curvature, self.weights, train, new
+            )
             return joint_units(self.bnn, Joint(mean, covariance))
 
     def update(self, data: Dataset, *, key: Array) -> LatentPosterior:
@@ -257,22 +314,20 @@ def _approximate(likelihood, gram, params, y, start, max_steps):
 
 
 @eqx.filter_jit
-def _latent_moments(posterior, train, new):
-    covariance, params = posterior.covariance, posterior.params
+def _latent_moments(covariance, params, curvature, weights, train, new):
     return latent.moments(
-        posterior.curvature,
-        posterior.weights,
+        curvature,
+        weights,
         covariance.gram(params, new, train),
         covariance.diagonal(params, new),
     )
 
 
 @eqx.filter_jit
-def _latent_joint(posterior, train, new):
-    covariance, params = posterior.covariance, posterior.params
+def _latent_joint(covariance, params, curvature, weights, train, new):
     return latent.joint(
-        posterior.curvature,
-        posterior.weights,
+        curvature,
+        weights,
         covariance.gram(params, new, train),
         covariance.gram(params, new),
     )
@@ -293,11 +348,11 @@ def single_array(x: PyTree) -> Array:
     return leaves[0]
 
 
-def _in_chunks(function, x: Array) -> tuple[Array, Array]:
+def _in_chunks(function, x: Array, size: int) -> tuple[Array, Array]:
     """Apply a function of rows to chunks of rows, at most two shapes of them."""
-    if x.shape[0] <= CHUNK:
+    if x.shape[0] <= size:
         return function(x)
-    parts = [function(x[i : i + CHUNK]) for i in range(0, x.shape[0], CHUNK)]
+    parts = [function(x[i : i + size]) for i in range(0, x.shape[0], size)]
     first, second = zip(*parts)
     return jnp.concatenate(first), jnp.concatenate(second)
 
@@ -307,9 +362,21 @@ def concatenate(first: Dataset, second: Dataset) -> Dataset:
     old, new = jax.tree.structure(first.x), jax.tree.structure(second.x)
     if old != new:
         raise ValueError(f"update: expected inputs like {old}, got {new}")
+    one, two = first.noise_scale, second.noise_scale
+    if (one is None) != (two is None) or (
+        one is not None and two is not None and one.ndim != two.ndim
+    ):
+        raise ValueError(
+            "update: expected data with noise_scale as the first had it, got "
+            f"{None if two is None else two.shape} after "
+            f"{None if one is None else one.shape}"
+        )
     return Dataset(
         jax.tree.map(lambda a, b: np.concatenate([a, b]), first.x, second.x),
         np.concatenate([first.y, second.y]),
+        noise_scale=(
+            None if one is None or two is None else np.concatenate([one, two])
+        ),
         features=first.features,
         target=first.target,
         classes=first.classes,

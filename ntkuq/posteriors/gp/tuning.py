@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from ntkuq.kernels.base import LogValues, Parameter
 from ntkuq.kernels.optimize import Optimum, minimize
@@ -18,9 +18,11 @@ from ntkuq.models.hyperparameters import (
     AbstractTune,
     Fixed,
     Hyperparameter,
+    LeaveOneOut,
     MarginalLikelihood,
 )
 from ntkuq.posteriors.gp import gaussian, latent
+from ntkuq.posteriors.gp.leave_one_out import fits, leave_one_out, standard_errors
 
 
 #: A Gram matrix as a function of the kernel's hyper-parameters; a pytree.
@@ -42,32 +44,113 @@ def tune_regression(
     parameters: dict[str, Parameter],
     y: Float[Array, "N C"],
     *,
+    known: Float[Array, "N G"] | None = None,
     key: Array,
 ) -> Choice:
     """Hyper-parameters of a GP with Gaussian noise.
 
     Args:
-        tune: `MarginalLikelihood` or `Fixed`.
+        tune: `MarginalLikelihood`, `LeaveOneOut` or `Fixed`.
         gram: training Gram matrix of the hyper-parameters.
-        parameters: those of the kernel, and "noise scale".
+        parameters: those of the kernel and, unless the noise is known, "noise scale":
+            () for one scale, (C,) for one an output.
         y: targets minus the prior mean.
+        known: noise variances; G is 1 where all outputs share them, or C.
         key: for restarts.
     """
+    score = _score(tune)
 
     def value_and_grad(values: LogValues) -> tuple[Array, LogValues]:
-        value, gradient = _regression(gram, values, y)
+        value, gradient = _regression(score, gram, known, values, y)
         return -value, jax.tree.map(jnp.negative, gradient)
 
-    return _tune(tune, parameters, value_and_grad, key)
+    choice = choose(tune, parameters, value_and_grad, key)
+    if choice.optimum is None or score is not leave_one_out:
+        return choice
+    return choice._replace(optimum=_sandwich(choice, gram, known, y))
+
+
+def _score(tune: AbstractTune) -> Callable[..., gaussian.Evidence]:
+    if isinstance(tune, LeaveOneOut):
+        return leave_one_out
+    if isinstance(tune, MarginalLikelihood | Fixed):
+        return gaussian.evidence
+    raise TypeError(
+        "GP: expected tune=MarginalLikelihood(), LeaveOneOut() or Fixed(), got "
+        f"{type(tune).__name__}"
+    )
 
 
 @eqx.filter_jit
-def _regression(gram, values, y):
-    kernel, pull = jax.vjp(gram, _without_noise(values))
-    variance = jnp.exp(2.0 * values[NOISE])
-    found = gaussian.evidence(kernel, y, variance)
-    (gradient,) = pull(found.kernel_bar)
-    return found.value, gradient | {NOISE: 2.0 * variance * found.noise_bar}
+def _regression(score, gram, known, values, y):
+    def pair(values: LogValues) -> tuple[Array, Array]:
+        return gram(_without_noise(values)), _variance(values, known, y.shape[0])
+
+    (kernel, variance), pull = jax.vjp(pair, values)
+    value, bars = _grouped(score, kernel, variance, y)
+    (gradient,) = pull(bars)
+    return value, gradient
+
+
+def _variance(values: LogValues, known: Array | None, rows: int) -> Array:
+    """The noise variances, (N, G)."""
+    if known is not None:
+        return known
+    log = jnp.reshape(values[NOISE], (1, -1))
+    return jnp.broadcast_to(jnp.exp(2.0 * log), (rows, log.shape[1]))
+
+
+def _grouped(score, kernel, variance, y):
+    """The objective summed over outputs, and its derivatives: one factor a group."""
+    zero = jnp.zeros((), kernel.dtype)
+
+    def one(column: Array, part: Array) -> tuple[Array, tuple[Array, Array]]:
+        found = score(kernel + jnp.diag(column), part, zero)
+        bar = found.kernel_bar
+        return found.value, (bar, jnp.diagonal(bar))
+
+    if variance.shape[1] == 1:
+        value, (bar, own) = one(variance[:, 0], y)
+        return value, (bar, own[:, None])
+
+    def add(total, group):
+        column, part = group
+        value, (bar, own) = one(column, part[:, None])
+        return (total[0] + value, total[1] + bar), own
+
+    start = (zero, jnp.zeros_like(kernel))
+    (value, bar), own = jax.lax.scan(add, start, (variance.T, y.T))
+    return value, (bar, own.T)
+
+
+class _Noisy(eqx.Module):
+    """The covariance of the observations of a group of outputs."""
+
+    gram: GramFunction
+    known: Array | None
+    rows: int = eqx.field(static=True)
+
+    def __call__(self, values: LogValues, group: Array) -> Array:
+        column = _variance(values, self.known, self.rows)[:, group]
+        return self.gram(_without_noise(values)) + jnp.diag(column)
+
+
+def _sandwich(choice: Choice, gram, known, y) -> Optimum:
+    """The optimum of the leave-one-out density with errors that hold for it."""
+    best = choice.optimum
+    assert best is not None  # noqa: S101
+    free = np.flatnonzero(~best.at_bound)
+    se = np.full(len(best.position), np.nan)
+    if len(free) and fits(y.shape[0], len(free)):
+        rows = np.zeros((len(free), len(best.position)))
+        rows[np.arange(len(free)), free] = 1.0
+        each = [_unravel(row, choice.values) for row in rows]
+        directions = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+        groups = _variance(choice.values, known, 1).shape[1]
+        outputs = np.full(groups, y.shape[1] / groups)
+        noisy = _Noisy(gram, known, y.shape[0])
+        se[free] = standard_errors(noisy, choice.values, directions, outputs)
+    return best._replace(se=se)
 
 
 def _without_noise(values: LogValues) -> LogValues:
@@ -89,6 +172,11 @@ def tune_latent(
 
     The mode of one evaluation starts the search of the next.
     """
+    if isinstance(tune, LeaveOneOut):
+        raise TypeError(
+            "GP: LeaveOneOut() needs a Gaussian likelihood, got "
+            f"{type(likelihood).__name__}: use tune=MarginalLikelihood()"
+        )
     shape = (y.shape[0], outputs)
     last = {"a": jnp.zeros(shape, jnp.float64)}
 
@@ -98,7 +186,7 @@ def tune_latent(
             last["a"] = a
         return -value, jax.tree.map(jnp.negative, gradient)
 
-    return _tune(tune, parameters, value_and_grad, key)
+    return choose(tune, parameters, value_and_grad, key)
 
 
 @eqx.filter_jit
@@ -109,11 +197,17 @@ def _latent(likelihood, gram, values, y, start, max_steps):
     return latent.log_evidence(mode), gradient, mode.a
 
 
-def _tune(tune, parameters, value_and_grad, key) -> Choice:
+def choose(
+    tune: AbstractTune,
+    parameters: dict[str, Parameter],
+    value_and_grad: Callable[[LogValues], tuple[Array, LogValues]],
+    key: Array,
+) -> Choice:
+    """Minimize a minus log density over hyper-parameters, as `tune` says."""
     initial = {name: jnp.asarray(p.initial) for name, p in parameters.items()}
     if isinstance(tune, Fixed):
         return Choice(initial, None)
-    if not isinstance(tune, MarginalLikelihood):
+    if not isinstance(tune, MarginalLikelihood | LeaveOneOut):
         raise TypeError(
             f"GP: expected tune=MarginalLikelihood() or Fixed(), got "
             f"{type(tune).__name__}"
@@ -156,26 +250,29 @@ def report(
     choice: Choice,
     *,
     features: tuple[str, ...] | None,
-    units: dict[str, tuple[float, str | None]],
+    units: Mapping[str, tuple[ArrayLike, str | None]],
 ) -> tuple[Hyperparameter, ...]:
     r"""The chosen values on their natural scale, $v = e^\theta$, se $= v\,se(\theta)$.
 
     Args:
         choice: what was chosen.
         features: names for hyper-parameters with one entry a feature.
-        units: for some names a factor to another unit, and the unit.
+        units: for some names a factor to another unit, of the shape of the value or
+            one number, and the unit.
     """
     best, start = choice.optimum, 0
     found: list[Hyperparameter] = []
     for name in sorted(choice.values):
         logs = np.asarray(choice.values[name], np.float64)
         factor, unit = units.get(name, (1.0, None))
+        factors = np.ravel(np.broadcast_to(np.asarray(factor), logs.shape))
         for i, log in enumerate(np.ravel(logs)):
             label = name
             if logs.ndim:
                 known = features if features and len(features) == logs.size else None
+                known = None if name == NOISE else known
                 label = f"{name} [{known[i] if known else i}]"
-            value = float(np.exp(log)) * factor
+            value = float(np.exp(log) * factors[i])
             error = None if best is None else float(value * best.se[start])
             found.append(
                 Hyperparameter(

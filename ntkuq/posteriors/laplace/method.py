@@ -161,7 +161,9 @@ def updated(old: LaplacePosterior, data: DataLike) -> LaplacePosterior:
             f"first data, got {data.units or 'no units'}: convert them"
         )
     before = old.problem
-    structure = method.structure.as_in(before.curvature)
+    # draws of a sampled Fisher are new ones
+    seen = before.fit.count // bnn.outputs(data)
+    structure = method.structure.as_in(before.curvature).after(seen)
     new = linearized_problem(bnn, data, structure, method.subset)
     with jax.enable_x64(new.double):
         curvature = before.curvature

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from typing import ClassVar, NamedTuple
 
 import equinox as eqx
@@ -103,6 +104,12 @@ class AbstractStructure(eqx.Module):
         del curvature
         return self
 
+    def after(self, count: int) -> AbstractStructure:
+        """The structure for further examples, when so many have been seen."""
+        # an annotated field here would come first in every structure
+        fisher: AbstractFisher = getattr(self, "fisher")  # noqa: B009
+        return dataclasses.replace(self, fisher=fisher.after(count))
+
     @abc.abstractmethod
     def curvature(self, problem: Problem) -> tuple[AbstractCurvature, Summary]:
         """G from one pass over the data, and how well the network fits them."""
@@ -133,8 +140,9 @@ class Full(AbstractStructure):
         """The view that will be used."""
         if self.view is not None:
             return self.view
-        weight = weight_space_cost(jacobian, data, outputs)
-        function = function_space_cost(jacobian, data, outputs)
+        columns = self.fisher.columns(outputs)
+        weight = weight_space_cost(jacobian, data, columns)
+        function = function_space_cost(jacobian, data, columns)
         return WeightSpace() if weight.flops <= function.flops else FunctionSpace()
 
     def as_in(self, curvature):
@@ -147,7 +155,7 @@ class Full(AbstractStructure):
         data = len(examples)
         view = self.chosen(jacobian, data, outputs)
         weight = isinstance(view, WeightSpace)
-        side = jacobian.size if weight else data * outputs
+        side = jacobian.size if weight else data * self.fisher.columns(outputs)
         if side > LARGEST_SQUARE:
             raise TooLarge(
                 f"Full: the smaller matrix is {side:,} x {side:,} "
@@ -165,10 +173,11 @@ class Full(AbstractStructure):
         view = self.chosen(jacobian, data, outputs)
         weight = isinstance(view, WeightSpace)
         space = weight_space_cost if weight else function_space_cost
-        work = space(jacobian, data, outputs)
-        side = jacobian.size if weight else data * outputs
+        columns = self.fisher.columns(outputs)
+        work = space(jacobian, data, columns)
+        side = jacobian.size if weight else data * columns
         # evidence: eigenvalues (about 4/3 n^3), or a few dozen Cholesky factors
-        backward = 1 if jacobian.is_readout else 1 + outputs
+        backward = 1 if jacobian.is_readout else 1 + columns
         passes = 2 * forward * data * backward
         return Cost(work.flops + passes + 10 * side**3, work.bytes, 5)
 
