@@ -234,7 +234,9 @@ class Writer:
     def _array(self, thing: Any, path: str) -> dict[str, Any]:
         form = "jax" if isinstance(thing, jax.Array) else "numpy"
         form = "scalar" if isinstance(thing, np.generic) else form
-        if form == "jax" and jnp.issubdtype(thing.dtype, jax.dtypes.prng_key):
+        if isinstance(thing, jax.Array) and jnp.issubdtype(
+            thing.dtype, jax.dtypes.prng_key
+        ):
             data = self._array(jax.random.key_data(thing), path)
             return {"$key": str(jax.random.key_impl(thing)), "data": data}
         if id(thing) not in self._known:

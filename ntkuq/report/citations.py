@@ -103,7 +103,6 @@ _SLICE = Reference(
     2010,
     "arXiv:1001.0175",
 )
-
 _AWARE = Reference(
     "wenger2022posterior",
     "Wenger, Jonathan and Pleiss, Geoff and Pförtner, Marvin and Hennig, Philipp and"

@@ -130,19 +130,28 @@ def test_what_did_not_converge_is_said(monkeypatch):
     assert short["residual"] > empirical.TOLERANCE
 
 
-def test_tuning_for_classes_ends_at_a_fixed_point():
+def test_tuning_without_gaussian_noise_ends_at_a_fixed_point():
     """From a prior ten times too strong; one more fit from there hardly moves."""
-    bnn, data, _ = problem("bernoulli")
+    bnn, data, _ = problem("poisson")
     start = bnn.with_prior(bnn.prior.scaled(10.0))
     found = fit_empirical(start, data, MarginalLikelihood())
     assert found.diagnostics["converged"] is True
     assert 2 < found.diagnostics["rounds"] < empirical.OTHER_ROUNDS
     again = fit_empirical(found.bnn, data, MarginalLikelihood())
-    one, two = (p.hyperparameters[0] for p in (found, again))
-    # the rounds left out move by a few more shares of the error
-    assert abs(math.log(one.value / two.value)) < 4 * empirical.SHARE
+    # the factor on the prior found before; the rounds left out move it a little
+    factor = again.hyperparameters[0]
+    assert factor.name == "prior precision factor"
+    assert abs(math.log(factor.value)) < 4 * empirical.SHARE * factor.se
     gap = again.log_marginal_likelihood - found.log_marginal_likelihood
     assert abs(gap) < 0.01
+
+
+def test_labels_that_say_nothing_have_no_finite_precision():
+    """The evidence of twelve random labels grows with the precision without end."""
+    bnn, data, _ = problem("bernoulli")
+    found = fit_empirical(bnn, data, MarginalLikelihood()).diagnostics
+    assert (found["rounds"], found["converged"]) == (empirical.OTHER_ROUNDS, False)
+    assert found["effective parameters"] < 0.1
 
 
 def test_a_linear_network_is_bayesian_linear_regression():

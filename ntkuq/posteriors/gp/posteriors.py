@@ -18,13 +18,19 @@ from ntkuq.models import BNN, Gaussian, NoisyTargets
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractPosterior, Joint
 from ntkuq.posteriors.gp import gaussian, latent
+from ntkuq.posteriors.gp.inputs import (
+    CHUNK as CHUNK,
+    concatenate as concatenate,
+    in_chunks,
+    inputs,
+    single_array as single_array,
+)
 from ntkuq.posteriors.predictive import Predictive
 from ntkuq.posteriors.push import from_latent, joint_units, output_dtype
 
 
-#: New inputs handled at a time, so that memory does not grow with their number.
-CHUNK = 1024
-#: And so many entries of their covariance with the training data (128 MiB).
+#: The covariance of a chunk of new inputs with the training data has at most so many
+#: entries (128 MiB).
 CHUNK_NUMBERS = 2**24
 
 
@@ -53,8 +59,8 @@ class GaussianPosterior(AbstractPosterior):
         """Predictions at the inputs x (N, …), in the units of the data."""
         dtype = output_dtype(self.bnn)
         with jax.enable_x64(True):
-            system, new = self._system(), _inputs(self.bnn, x)
-            mean, variance = _in_chunks(
+            system, new = self._system(), inputs(self.bnn, x)
+            mean, variance = in_chunks(
                 lambda part: _gaussian_marginals(
                     self.solution, system, self.center, part
                 ),
@@ -67,7 +73,7 @@ class GaussianPosterior(AbstractPosterior):
     def joint(self, x: PyTree) -> Joint:
         """Mean (N, C) and covariance (N C, N C) of the function across inputs x."""
         with jax.enable_x64(True):
-            system, new = self._system(), _inputs(self.bnn, x)
+            system, new = self._system(), inputs(self.bnn, x)
             mean, shared = _gaussian_joint(self.solution, system, self.center, new)
             outputs = jnp.eye(mean.shape[1], dtype=mean.dtype)
             return joint_units(self.bnn, Joint(mean, jnp.kron(shared, outputs)))
@@ -169,7 +175,7 @@ def _observed(
     bnn: BNN, covariance: AbstractCovariance, params: LogValues, data: Dataset
 ) -> System:
     """The covariance of the observations, one noise scale for all."""
-    x = _inputs(bnn, data.x)
+    x = inputs(bnn, data.x)
     assert isinstance(bnn.likelihood, Gaussian)  # noqa: S101
     scale = jnp.asarray(bnn.likelihood.scale, jnp.float64).reshape(-1)[:1]
     return System(covariance, params, x, jnp.broadcast_to(scale**2, x.shape[:1]))
@@ -212,8 +218,8 @@ class LatentPosterior(AbstractPosterior):
         """Predictions at the inputs x (N, …)."""
         dtype = output_dtype(self.bnn)
         with jax.enable_x64(True):
-            train, new = _inputs(self.bnn, self.data.x), _inputs(self.bnn, x)
-            mean, covariance = _in_chunks(
+            train, new = inputs(self.bnn, self.data.x), inputs(self.bnn, x)
+            mean, covariance = in_chunks(
                 lambda part: _latent_moments(
                     self.covariance,
                     self.params,
@@ -230,7 +236,7 @@ class LatentPosterior(AbstractPosterior):
     def joint(self, x: PyTree) -> Joint:
         """Mean (N, C) and covariance (N C, N C) of the latent function."""
         with jax.enable_x64(True):
-            train, new = _inputs(self.bnn, self.data.x), _inputs(self.bnn, x)
+            train, new = inputs(self.bnn, self.data.x), inputs(self.bnn, x)
             mean, covariance = _latent_joint(
                 self.covariance, self.params, self.curvature, self.weights, train, new
             )
@@ -273,7 +279,7 @@ def approximate(
         FloatingPointError: when the mode is not found.
     """
     with jax.enable_x64(True):
-        x, y = _inputs(bnn, data.x), bnn.targets(data)
+        x, y = inputs(bnn, data.x), bnn.targets(data)
         start = jnp.zeros((len(data), outputs), jnp.float64)
         mode, weights, value = _approximate(
             bnn.likelihood, covariance.at(x), params, y, start, max_steps
@@ -330,56 +336,4 @@ def _latent_joint(covariance, params, curvature, weights, train, new):
         weights,
         covariance.gram(params, new, train),
         covariance.gram(params, new),
-    )
-
-
-def _inputs(bnn: BNN, x: PyTree) -> Array:
-    return single_array(bnn.inputs(x, np.float64))
-
-
-def single_array(x: PyTree) -> Array:
-    """The one array of the inputs; TypeError where there are several."""
-    leaves = jax.tree.leaves(x)
-    if len(leaves) != 1:
-        raise TypeError(
-            f"expected inputs that are one array, got a tree of {len(leaves)}: "
-            "GP kernels need one; concatenate the columns"
-        )
-    return leaves[0]
-
-
-def _in_chunks(function, x: Array, size: int) -> tuple[Array, Array]:
-    """Apply a function of rows to chunks of rows, at most two shapes of them."""
-    if x.shape[0] <= size:
-        return function(x)
-    parts = [function(x[i : i + size]) for i in range(0, x.shape[0], size)]
-    first, second = zip(*parts)
-    return jnp.concatenate(first), jnp.concatenate(second)
-
-
-def concatenate(first: Dataset, second: Dataset) -> Dataset:
-    """The rows of both data sets; names and units of the first."""
-    old, new = jax.tree.structure(first.x), jax.tree.structure(second.x)
-    if old != new:
-        raise ValueError(f"update: expected inputs like {old}, got {new}")
-    one, two = first.noise_scale, second.noise_scale
-    if (one is None) != (two is None) or (
-        one is not None and two is not None and one.ndim != two.ndim
-    ):
-        raise ValueError(
-            "update: expected data with noise_scale as the first had it, got "
-            f"{None if two is None else two.shape} after "
-            f"{None if one is None else one.shape}"
-        )
-    return Dataset(
-        jax.tree.map(lambda a, b: np.concatenate([a, b]), first.x, second.x),
-        np.concatenate([first.y, second.y]),
-        noise_scale=(
-            None if one is None or two is None else np.concatenate([one, two])
-        ),
-        features=first.features,
-        target=first.target,
-        classes=first.classes,
-        units=first.units,
-        name=first.name,
     )
