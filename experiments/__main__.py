@@ -5,6 +5,7 @@ import tyro
 from experiments.agreement import Agreement
 from experiments.gp_images import Images
 from experiments.gp_uci import GaussianProcesses
+from experiments.kernels import Kernels
 from experiments.race.run import Race
 from experiments.scaling import Scaling
 from experiments.solvers import Solvers
@@ -16,6 +17,7 @@ EXPERIMENTS = {
     "gp-uci": GaussianProcesses,
     "gp-images": Images,
     "agreement": Agreement,
+    "kernels": Kernels,
     "race": Race,
     "scaling": Scaling,
     "solvers": Solvers,

@@ -16,6 +16,20 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # multivariate normals broadcasts over ranks (numpyro 0.22, seen 2026-11-24).
 
 
+#: Memory maps of a process after which compiled programs are dropped. Linux allows
+#: 65 530 by default; each program takes several, and XLA aborts where there are no more.
+MOST_MAPS = 20_000
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Between files, drop compiled programs where there are very many."""
+    maps = Path("/proc/self/maps")
+    if (nextitem is not None and nextitem.path == item.path) or not maps.exists():
+        return
+    if maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+
+
 def missing(reason: str) -> None:
     """Skip the test, or fail it where nothing may be skipped (NTKUQ_REQUIRE_ALL=1)."""
     if os.environ.get("NTKUQ_REQUIRE_ALL") == "1":

@@ -228,6 +228,8 @@ def _put(
 
 def _symmetrized(value: Array, diagonal: Array) -> Array:
     """A block on the diagonal, the entries below from above, and with its diagonal."""
+    # lest XLA compute the block anew for its transpose, and round it otherwise
+    value = jax.lax.optimization_barrier(value)
     row, column = jnp.indices(value.shape, sparse=True)
     value = jnp.where(row > column, value.T, value)
     return jnp.where(row == column, diagonal[:, None], value)

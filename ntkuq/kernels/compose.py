@@ -182,7 +182,9 @@ class Scale(AbstractNetworkKernel):
         log = np.log(self.std)
         if OUTPUT in inner.parameters:
             old = inner.parameters[OUTPUT]
-            new = Parameter(old.initial + log, old.lower + log, old.upper + log)
+            ends = (old.initial, old.lower, old.upper)
+            # NumPy turns sums of arrays of no axes into scalars
+            new = Parameter(*(np.asarray(end + log) for end in ends))
             return eqx.tree_at(lambda tree: tree.parameters[OUTPUT], inner, new)
         own = {OUTPUT: Parameter.of(self.std, 1e-2, 1e2)}
         return ScaledCovariance({**inner.parameters, **own}, inner)

@@ -46,7 +46,7 @@ class MonteCarlo(AbstractNetworkKernel):
         Jacot, Gabriel and Hongler, *Neural tangent kernel*, NeurIPS 2018.
 
     >>> MonteCarlo(draws=4)
-    MonteCarlo(draws=4, seed=0)
+    MonteCarlo(draws=4)
     """
 
     draws: int = 64

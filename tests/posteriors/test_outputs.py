@@ -21,7 +21,7 @@ from ntkuq.models import (
     Train,
     mlp,
 )
-from ntkuq.posteriors import GP, KFAC, MAP, Full, Laplace
+from ntkuq.posteriors import KFAC, MAP, Full, Laplace
 from tests.oracle import dense as oracle
 
 
@@ -182,8 +182,6 @@ def test_known_noise_is_weighted_regression():
     # the noise is known: only the prior precision is fitted
     tuned = Laplace(structure=Full()).fit(bnn, data, key=KEY)
     assert [h.name for h in tuned.hyperparameters] == ["prior precision"]
-    with pytest.raises((TypeError, ValueError), match=r"noise_scale|KnownNoise"):
-        GP().fit(bnn, data, key=KEY)
 
 
 def student(f, y):
