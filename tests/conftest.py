@@ -17,7 +17,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 #: Memory maps of a process after which compiled programs are dropped. Linux allows
-#: 65 530 by default; each program takes several, and XLA aborts where there are no more.
+#: 65 530 by default; each program takes several, and XLA aborts without any left.
 MOST_MAPS = 20_000
 
 

@@ -197,10 +197,10 @@ class ScaledCovariance(AbstractCovariance):
     inner: AbstractCovariance
 
     def gram(self, params, x1, x2=None):
-        return _times(params, self.inner.gram(params, x1, x2))
+        return _times(params, self.inner.gram(_without(params), x1, x2))
 
     def diagonal(self, params, x):
-        return _times(params, self.inner.diagonal(params, x))
+        return _times(params, self.inner.diagonal(_without(params), x))
 
     def at(self, x):
         return ScaledAt(self.inner.at(x))
@@ -212,7 +212,12 @@ class ScaledAt(eqx.Module):
     inner: Callable[[LogValues], Array]
 
     def __call__(self, params: LogValues) -> Float[Array, "N N"]:
-        return _times(params, self.inner(params))
+        return _times(params, self.inner(_without(params)))
+
+
+def _without(params: LogValues) -> LogValues:
+    """All but the scale, which the kernel inside would take for its own."""
+    return {name: value for name, value in params.items() if name != OUTPUT}
 
 
 def _times(params: LogValues, values: Array) -> Array:
