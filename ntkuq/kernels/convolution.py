@@ -387,8 +387,15 @@ class ConvolutionNTK(AbstractCovariance):
     network: Spatial
 
     def gram(self, params, x1, x2=None):
-        _, ntk = recursion(self.network, params, x1, x2, ntk=True)
-        return ntk * output_variance(params, ntk)
+        return self.both(params, x1, x2)[1]
+
+    def both(
+        self, params: LogValues, x1: Array, x2: Array | None = None
+    ) -> tuple[Array, Array]:
+        """K and Θ, (N1, N2) each, for little more than Θ alone."""
+        k, ntk = recursion(self.network, params, x1, x2, ntk=True)
+        scale = output_variance(params, ntk)
+        return k * scale, ntk * scale
 
     def diagonal(self, params, x):
         _, (_, ntk) = pictures(self.network, params, x, slopes=True)

@@ -198,6 +198,12 @@ class DenseNTK(AbstractCovariance):
         two, _ = rows_of(self.network, params, x2, slopes=True)
         return rectangular_blocks(tile, one, two)
 
+    def both(
+        self, params: LogValues, x1: Array, x2: Array | None = None
+    ) -> tuple[Array, Array]:
+        """K and Θ, (N1, N2) each, for little more than Θ alone."""
+        return recursion(self.network, params, x1, x2)
+
     def diagonal(self, params, x):
         _, (_, ntk) = rows_of(self.network, params, x, slopes=False)
         return ntk * output_variance(params, ntk)

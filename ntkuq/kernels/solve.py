@@ -62,9 +62,11 @@ def cholesky(matrix: Float[Array, "N N"]) -> Lower:
         _, relative = state
         return attempt(relative), relative * 10.0
 
-    zero = jnp.zeros((), matrix.dtype)
+    # the usual case, without a copy of the matrix
+    lower = jnp.linalg.cholesky(matrix, symmetrize_input=False)
+    plain = Lower(lower, jnp.zeros((), matrix.dtype))
     first = jnp.asarray(FIRST, matrix.dtype)
-    (lower, jitter), _ = jax.lax.while_loop(failed, climb, (attempt(zero), first))
+    (lower, jitter), _ = jax.lax.while_loop(failed, climb, (plain, first))
     jitter = jnp.where(jnp.isfinite(lower[-1, -1]), jitter, jnp.inf)
     return Lower(lower, jitter)
 

@@ -47,3 +47,20 @@ def test_table_on_a_page_is_that_of_the_stored_run(page):
     assert nll[best] <= 2.95
     assert stored["table"][best]["rmse"]["mean"] <= 5.0
     assert max(nll.values()) <= 3.3
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("gp-uci", lambda found: gp_uci.overview(found["sets"])),
+        ("gp-images", lambda found: gp_images.markdown(found["rows"])),
+        ("gp-solvers", lambda found: solvers.markdown(found["rows"])),
+        ("kernels", lambda found: kernels.markdown(found["rows"])),
+    ],
+)
+def test_tables_of_gaussian_processes_are_those_of_the_stored_runs(name, table):
+    text = (ROOT / "docs/gp.md").read_text(encoding="utf-8")
+    shown = re.search(rf"<!-- {name} -->\n(.*?)<!-- end of {name} -->", text, re.S)
+    stored = json.loads((ROOT / f"docs/results/{name}.json").read_text())
+    assert shown is not None
+    assert shown[1].strip() == table(stored)
