@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import gp_images, gp_uci, kernels
 from experiments.agreement import Agreement
 from experiments.uci import COLUMNS, markdown, summary
 
@@ -54,7 +55,6 @@ def test_table_on_a_page_is_that_of_the_stored_run(page):
     [
         ("gp-uci", lambda found: gp_uci.overview(found["sets"])),
         ("gp-images", lambda found: gp_images.markdown(found["rows"])),
-        ("gp-solvers", lambda found: solvers.markdown(found["rows"])),
         ("kernels", lambda found: kernels.markdown(found["rows"])),
     ],
 )
