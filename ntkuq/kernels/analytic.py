@@ -141,7 +141,7 @@ class Analytic(AbstractNetworkKernel):
             scale: standard deviation of the targets.
         """
         if not isinstance(self.parametrization, StandardParametrization):
-            return self.ntk(bnn, x, scale)
+            return super().dynamics(bnn, x, scale)
         read = self._read(bnn, x, scale)
         if read.dense is None:
             graph = stax.check(read.graph)

@@ -104,6 +104,10 @@ class AbstractNetworkKernel(AbstractKernel):
     def ntk(self, bnn: BNN, x: Array, scale: float) -> AbstractCovariance:
         """The covariance Θ of the outputs of the linearized network (NTK)."""
 
+    def dynamics(self, bnn: BNN, x: Array, scale: float) -> AbstractCovariance:
+        """Θ of gradient descent: `ntk`, unless a layer's rate is not its prior's."""
+        return self.ntk(bnn, x, scale)
+
 
 def spread(x: np.ndarray) -> Float[np.ndarray, " D"]:
     """The standard deviation of each feature of x (N, ...), flattened to (D,).

@@ -36,19 +36,13 @@ from ntkuq.kernels.recursion import (
     Step,
     advance,
     advance_both,
-    output_variance as output_variance,
+    output_variance,
     step,
     variance_step,
-    variances as variances,
+    variances,
     wide,
 )
-from ntkuq.kernels.stages import (
-    Stage,
-    homogeneous as homogeneous,
-    is_dense as is_dense,
-    recognized as recognized,
-    stages as stages,
-)
+from ntkuq.kernels.stages import Stage
 
 
 class Rows(NamedTuple):

@@ -77,8 +77,3 @@ def recognized(activations: list[Activation]) -> AbstractDual | None:
         raise UnsupportedLayer(
             f"no infinite-width kernel for the nonlinearity {name}: {error}"
         ) from error
-
-
-def homogeneous(network: tuple[Stage, ...]) -> bool:
-    """Whether the outputs scale with the inputs and biases, as ReLU networks' do."""
-    return all(isinstance(stage.dual, PiecewiseLinear | None) for stage in network)

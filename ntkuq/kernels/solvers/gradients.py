@@ -126,8 +126,8 @@ class ConjugateGradients(AbstractSolver):
     is an estimate (Lanczos quadrature); `diagnostics` has the standard error of the
     evidence. Predictive variances solve a system for each new input: use
     `ComputationAware` where there are many. Where the steps run out, means are not yet
-    those of the posterior (`diagnostics["converged"]` is `False`) and variances are too
-    large, never too small.
+    those of the posterior (`diagnostics["solver converged"]` is `False`) and variances
+    are too large, never too small.
 
     Args:
         tolerance: of the residual, relative to the targets, in whitened coordinates.

@@ -79,7 +79,8 @@ class SampledFisher(AbstractFisher):
 
     key: Array
     samples: int = eqx.field(static=True, default=1)
-    seen: int = eqx.field(static=True, default=0)
+    # an array, so that programs do not depend on it
+    seen: np.ndarray = eqx.field(default_factory=lambda: np.zeros((), np.uint32))
 
     def __check_init__(self):
         if self.samples < 1:
@@ -108,7 +109,8 @@ class SampledFisher(AbstractFisher):
         return self.samples
 
     def after(self, count):
-        return SampledFisher(self.key, self.samples, self.seen + count)
+        seen = np.asarray(self.seen + np.uint32(count))
+        return SampledFisher(self.key, self.samples, seen)
 
 
 @jax.jit

@@ -30,7 +30,7 @@ from ntkuq.models import BNN, Gaussian
 from ntkuq.models.hyperparameters import AbstractTune, Hyperparameter
 from ntkuq.posteriors.base import AbstractPosterior, Joint
 from ntkuq.posteriors.gp import regression
-from ntkuq.posteriors.gp.posteriors import CHUNK, single_array
+from ntkuq.posteriors.gp.inputs import in_chunks, inputs
 from ntkuq.posteriors.gp.regression import Make, Tuned, targets, unequal
 from ntkuq.posteriors.predictive import Predictive
 from ntkuq.posteriors.push import from_latent, joint_units, output_dtype
@@ -141,21 +141,18 @@ class GradientFlowLaw(AbstractPosterior):
         """Predictions at the inputs x (N, …), in the units of the data."""
         dtype = output_dtype(self.bnn)
         with jax.enable_x64(True):
-            train, new = _inputs(self.bnn, self.data.x), _inputs(self.bnn, x)
+            train, new = inputs(self.bnn, self.data.x), inputs(self.bnn, x)
             kernels = self.tangent, self.initial, self.params
-            parts = [
-                _marginals(*kernels, self.flow, train, new[i : i + CHUNK])
-                for i in range(0, max(new.shape[0], 1), CHUNK)
-            ]
-            mean = jnp.concatenate([part[0] for part in parts]) + self.center
-            variance = jnp.concatenate([part[1] for part in parts])[:, None]
-            variance = jnp.broadcast_to(variance, mean.shape)
-            return from_latent(self.bnn, mean, variance, dtype)
+            mean, variance = in_chunks(
+                lambda part: _marginals(*kernels, self.flow, train, part), new
+            )
+            variance = jnp.broadcast_to(variance[:, None], mean.shape)
+            return from_latent(self.bnn, mean + self.center, variance, dtype)
 
     def joint(self, x: PyTree) -> Joint:
         """Mean (N, C) and covariance (N C, N C) of the function across inputs x."""
         with jax.enable_x64(True):
-            train, new = _inputs(self.bnn, self.data.x), _inputs(self.bnn, x)
+            train, new = inputs(self.bnn, self.data.x), inputs(self.bnn, x)
             mean, shared = _joint(
                 self.tangent, self.initial, self.params, self.flow, train, new
             )
@@ -234,7 +231,7 @@ def train(
         )
     scale = float(np.asarray(likelihood.scale).reshape(-1)[0]) if noisy else 0.0
     with jax.enable_x64(True):
-        x = _inputs(bnn, data.x)
+        x = inputs(bnn, data.x)
         y, center, _ = targets(bnn, data)
         found = _flow(
             tuned.covariance.at(x),
@@ -293,7 +290,3 @@ def _joint(tangent, initial, params, flow, train, new):
         initial.gram(params, new, train),
         initial.gram(params, new),
     )
-
-
-def _inputs(bnn: BNN, x: PyTree) -> Array:
-    return single_array(bnn.inputs(x, np.float64))

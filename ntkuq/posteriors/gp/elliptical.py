@@ -18,7 +18,7 @@ from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractPosterior
 from ntkuq.posteriors.gp import latent
 from ntkuq.posteriors.gp.inference import EllipticalSlice
-from ntkuq.posteriors.gp.posteriors import concatenate, single_array
+from ntkuq.posteriors.gp.inputs import concatenate, inputs
 from ntkuq.posteriors.join import concatenate as join
 from ntkuq.posteriors.predictive import Predictive
 from ntkuq.posteriors.push import from_functions, output_dtype
@@ -169,11 +169,13 @@ class SampledLatentPosterior(AbstractPosterior):
         dtype = output_dtype(self.bnn)
         draws, _, outputs = self.weights.shape
         with jax.enable_x64(True):
-            train, new = _inputs(self.bnn, self.data.x), _inputs(self.bnn, x)
+            train, new = inputs(self.bnn, self.data.x), inputs(self.bnn, x)
             rows = max(1, NUMBERS // (draws * outputs))
+            # arrays alone: the numbers in a posterior would be compiled in
+            held = self.covariance, self.params, self.lower, self.weights
             parts = [
                 from_functions(
-                    self.bnn, _functions(self, train, new[i : i + rows]), dtype
+                    self.bnn, _functions(*held, train, new[i : i + rows]), dtype
                 )
                 for i in range(0, max(new.shape[0], 1), rows)
             ]
@@ -220,7 +222,7 @@ def sample(
     """
     start_key, key = jax.random.split(key)
     with jax.enable_x64(True):
-        x, y = _inputs(bnn, data.x), jnp.asarray(bnn.targets(data))
+        x, y = inputs(bnn, data.x), jnp.asarray(bnn.targets(data))
         lower, jitter, mode, evidence = _begin(
             bnn.likelihood, covariance.at(x), params, y, outputs, sampler.max_steps
         )
@@ -297,19 +299,14 @@ def _begin(likelihood, gram, params, y, outputs, max_steps):
 
 
 @eqx.filter_jit
-def _functions(posterior, train, new):
+def _functions(covariance, params, lower, weights, train, new):
     """One function value of each draw at new inputs, (S, M, C)."""
-    covariance, params = posterior.covariance, posterior.params
     cross = covariance.gram(params, new, train)
-    half = solve_lower(posterior.lower, cross.T)
+    half = solve_lower(lower, cross.T)
     rest = covariance.diagonal(params, new) - jnp.sum(half**2, axis=0)
-    mean = jnp.einsum("mn,snc->smc", cross, posterior.weights)
-    draws, _, outputs = posterior.weights.shape
+    mean = jnp.einsum("mn,snc->smc", cross, weights)
+    draws, _, outputs = weights.shape
     # the same at every input: only its own distribution is predicted there
     noise = np.random.default_rng(0).standard_normal((draws, 1, outputs))
     scale = jnp.sqrt(jnp.maximum(rest, 0.0))[None, :, None]
     return mean + scale * jnp.asarray(noise, mean.dtype)
-
-
-def _inputs(bnn: BNN, x: PyTree) -> Array:
-    return single_array(bnn.inputs(x, np.float64))

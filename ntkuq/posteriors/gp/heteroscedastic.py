@@ -30,7 +30,7 @@ from ntkuq.models.hyperparameters import (
 from ntkuq.posteriors.base import AbstractPosterior, Joint
 from ntkuq.posteriors.gp import latent, tuning
 from ntkuq.posteriors.gp.inference import EllipticalSlice, LatentLaplace
-from ntkuq.posteriors.gp.posteriors import CHUNK, concatenate, single_array
+from ntkuq.posteriors.gp.inputs import concatenate, in_chunks, inputs
 from ntkuq.posteriors.gp.regression import Make
 from ntkuq.posteriors.gp.scoring import Affine, derivatives, find_mode, mean_weights
 from ntkuq.posteriors.predictive import Predictive
@@ -70,26 +70,16 @@ class HeteroscedasticPosterior(AbstractPosterior):
         """Predictions at the inputs x (N, …), in the units of the data."""
         dtype = output_dtype(self.bnn)
         with jax.enable_x64(True):
-            train, new = _inputs(self.bnn, self.data.x), _inputs(self.bnn, x)
-            parts = [
-                _moments(
-                    self.covariance,
-                    self.params,
-                    self.curvature,
-                    self.weights,
-                    train,
-                    new[i : i + CHUNK],
-                )
-                for i in range(0, max(new.shape[0], 1), CHUNK)
-            ]
-            mean = self.loc + self.scale * jnp.concatenate([p[0] for p in parts])
-            variance = self.scale**2 * jnp.concatenate([p[1] for p in parts])
+            train, new = inputs(self.bnn, self.data.x), inputs(self.bnn, x)
+            held = self.covariance, self.params, self.curvature, self.weights
+            mean, variance = in_chunks(lambda part: _moments(*held, train, part), new)
+            mean, variance = self.loc + self.scale * mean, self.scale**2 * variance
             return from_latent(self.bnn, mean, variance, dtype)
 
     def joint(self, x: PyTree) -> Joint:
         """Mean (N, C) and covariance (N C, N C) of means and log-scales."""
         with jax.enable_x64(True):
-            train, new = _inputs(self.bnn, self.data.x), _inputs(self.bnn, x)
+            train, new = inputs(self.bnn, self.data.x), inputs(self.bnn, x)
             mean, covariance = _joint(
                 self.covariance, self.params, self.curvature, self.weights, train, new
             )
@@ -159,7 +149,7 @@ def fit(
         drawn = jax.random.permutation(rows_key, len(data))[: inference.tune_points]
         rows = np.sort(np.asarray(drawn))
     with jax.enable_x64(True):
-        x, y = _inputs(bnn, data.x), jnp.asarray(bnn.targets(data, np.float64))
+        x, y = inputs(bnn, data.x), jnp.asarray(bnn.targets(data, np.float64))
         center = jnp.mean(y, axis=0)
         size = float(jnp.sqrt(jnp.mean((y - center) ** 2)))
         size = size if size > 0.0 else 1.0
@@ -225,7 +215,7 @@ def approximate(
     likelihood = bnn.likelihood
     assert isinstance(likelihood, HeteroscedasticGaussian)  # noqa: S101
     with jax.enable_x64(True):
-        x, y = _inputs(bnn, data.x), jnp.asarray(bnn.targets(data, np.float64))
+        x, y = inputs(bnn, data.x), jnp.asarray(bnn.targets(data, np.float64))
         mode, weights, value = _approximate(
             Affine(likelihood, loc, scale), covariance.at(x), params, y, max_steps
         )
@@ -320,7 +310,3 @@ def _joint(covariance, params, curvature, weights, train, new):
         covariance.gram(params, new, train),
         covariance.gram(params, new),
     )
-
-
-def _inputs(bnn: BNN, x: PyTree) -> Array:
-    return single_array(bnn.inputs(x, np.float64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +34,21 @@ def single_array(x: PyTree) -> Array:
     return leaves[0]
 
 
-def in_chunks(function: Callable, x: Array, size: int) -> tuple[Array, Array]:
-    """Apply a function of rows to chunks of rows, at most two shapes of them."""
+def in_chunks(function: Callable, x: Array, size: int = CHUNK) -> Any:
+    """Apply a function of rows to chunks of rows, at most two shapes of them.
+
+    Args:
+        function: rows (M, ...) to arrays with leading axis M.
+        x: rows (N, ...).
+        size: rows of a chunk.
+
+    Returns:
+        The arrays of all rows, leading axis N.
+    """
     if x.shape[0] <= size:
         return function(x)
     parts = [function(x[i : i + size]) for i in range(0, x.shape[0], size)]
-    first, second = zip(*parts)
-    return jnp.concatenate(first), jnp.concatenate(second)
+    return jax.tree.map(lambda *each: jnp.concatenate(each), *parts)
 
 
 def concatenate(first: Dataset, second: Dataset) -> Dataset:

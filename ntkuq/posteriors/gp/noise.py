@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ntkuq.data import Dataset
@@ -17,7 +16,7 @@ from ntkuq.models import BNN, Gaussian
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractPosterior, Joint
 from ntkuq.posteriors.gp import gaussian
-from ntkuq.posteriors.gp.posteriors import CHUNK, concatenate, single_array
+from ntkuq.posteriors.gp.inputs import concatenate, in_chunks, inputs
 from ntkuq.posteriors.gp.regression import Tuned, targets
 from ntkuq.posteriors.predictive import Predictive
 from ntkuq.posteriors.push import from_latent, joint_units, output_dtype
@@ -63,27 +62,16 @@ class UnequalNoisePosterior(AbstractPosterior):
         """Predictions at the inputs x (N, …), in the units of the data."""
         dtype = output_dtype(self.bnn)
         with jax.enable_x64(True):
-            train, new = _inputs(self.bnn, self.data.x), _inputs(self.bnn, x)
-            starts = range(0, max(new.shape[0], 1), CHUNK)
-            parts = [
-                _marginals(
-                    self.covariance,
-                    self.params,
-                    self.factors,
-                    train,
-                    new[i : i + CHUNK],
-                )
-                for i in starts
-            ]
-            mean = jnp.concatenate([part[0] for part in parts]) + self.center
-            variance = jnp.concatenate([part[1] for part in parts])
+            train, new = inputs(self.bnn, self.data.x), inputs(self.bnn, x)
+            held = self.covariance, self.params, self.factors
+            mean, variance = in_chunks(lambda part: _marginals(*held, train, part), new)
             variance = jnp.broadcast_to(variance, mean.shape)
-            return from_latent(self.bnn, mean, variance, dtype)
+            return from_latent(self.bnn, mean + self.center, variance, dtype)
 
     def joint(self, x: PyTree) -> Joint:
         """Mean (N, C) and covariance (N C, N C) of the function across inputs x."""
         with jax.enable_x64(True):
-            train, new = _inputs(self.bnn, self.data.x), _inputs(self.bnn, x)
+            train, new = inputs(self.bnn, self.data.x), inputs(self.bnn, x)
             mean, each = _joint(self.covariance, self.params, self.factors, train, new)
             mean = mean + self.center
             outputs = mean.shape[1]
@@ -126,7 +114,7 @@ def condition(
     """
     bnn = tuned.bnn
     with jax.enable_x64(True):
-        x = _inputs(bnn, data.x)
+        x = inputs(bnn, data.x)
         y, own, variance = targets(bnn, data)
         if center is None:
             center = own
@@ -198,7 +186,3 @@ def _joint(covariance, params, factors, train, new):
 def _columns(mean: Float[Array, "G M D"]) -> Float[Array, "M C"]:
     """The outputs of all groups side by side."""
     return jnp.reshape(jnp.moveaxis(mean, 0, 1), (mean.shape[1], -1))
-
-
-def _inputs(bnn: BNN, x: PyTree) -> Array:
-    return single_array(bnn.inputs(x, np.float64))

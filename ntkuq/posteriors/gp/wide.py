@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import jax
-import numpy as np
 from jaxtyping import Array
 
 from ntkuq.data import Batches, DataLike, Dataset, as_dataset
@@ -14,7 +13,7 @@ from ntkuq.models import BNN
 from ntkuq.models.hyperparameters import AbstractTune, Fixed, MarginalLikelihood
 from ntkuq.posteriors.base import AbstractMethod, Cost
 from ntkuq.posteriors.gp import dynamics, regression
-from ntkuq.posteriors.gp.posteriors import single_array
+from ntkuq.posteriors.gp.inputs import inputs
 
 
 LAW = (
@@ -73,11 +72,11 @@ class WideEnsemble(AbstractMethod):
             self.tune, self.kernel.ntk, bnn, data, points=points, key=key
         )
         with jax.enable_x64(True):
-            x = single_array(bnn.inputs(data.x, np.float64))
+            x = inputs(bnn, data.x)
             # hyper-parameters have been chosen: their first values play no part
             initial = self.kernel.nngp(bnn, x, 1.0)
-            moves = getattr(self.kernel, "dynamics", self.kernel.ntk)
-            tuned = tuned._replace(covariance=moves(bnn, x, 1.0))
+            moves = self.kernel.dynamics(bnn, x, 1.0)
+            tuned = tuned._replace(covariance=moves)
         time = math.inf if self.time is None else self.time
         return dynamics.train(tuned, initial, data, time=time, noisy=False, law=LAW)
 
