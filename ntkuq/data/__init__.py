@@ -8,6 +8,7 @@ from ntkuq.data.batches import (
     as_dataset as as_dataset,
     chunks as chunks,
 )
+from ntkuq.data.checkpoint import Checkpoint as Checkpoint
 from ntkuq.data.dataset import (
     Dataset as Dataset,
     Split as Split,

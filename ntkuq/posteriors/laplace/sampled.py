@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from ntkuq.data import Batches, DataLike, Dataset
-from ntkuq.linearize import map_chunks
-from ntkuq.models import BNN, forward, trainable
+from ntkuq.models import BNN
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Cost
+from ntkuq.posteriors.draws import predict_draws
 from ntkuq.posteriors.laplace.method import Laplace
 from ntkuq.posteriors.laplace.posterior import LaplacePosterior
 from ntkuq.posteriors.predictive import Predictive
-from ntkuq.posteriors.push import from_functions, output_dtype
 
 
 class SampledLaplace(AbstractMethod):
@@ -82,18 +78,4 @@ class SampledLaplacePosterior(AbstractPosterior):
 
     def predict(self, x: PyTree) -> Predictive:
         """The mixture of the networks' predictions at x (N, …)."""
-        inputs = self.bnn.inputs(x)
-        values = map_chunks(lambda part: _outputs(self.networks, part), inputs, 1024)
-        latent = jnp.swapaxes(values, 0, 1)
-        return from_functions(self.bnn, latent, output_dtype(self.bnn))
-
-
-@eqx.filter_jit
-def _outputs(networks: PyTree, x: PyTree) -> Float[Array, "N S C"]:
-    arrays, rest = eqx.partition(networks, trainable(networks))
-
-    def one(arrays: PyTree) -> Array:
-        model = eqx.combine(arrays, rest)
-        return jax.vmap(lambda a: forward(model, a))(x)
-
-    return jnp.swapaxes(jax.lax.map(one, arrays), 0, 1)
+        return predict_draws(self.bnn, self.networks, x)
