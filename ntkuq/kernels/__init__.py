@@ -27,6 +27,7 @@ from ntkuq.kernels.parametrization import (
     NTKParametrization as NTKParametrization,
     StandardParametrization as StandardParametrization,
 )
+from ntkuq.kernels.prior import PriorKernel as PriorKernel
 from ntkuq.kernels.rbf import RBF as RBF
 from ntkuq.kernels.solve import (
     Lower as Lower,

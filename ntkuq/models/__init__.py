@@ -30,6 +30,7 @@ from ntkuq.models.likelihoods import (
     log_density as log_density,
 )
 from ntkuq.models.network import (
+    Frozen as Frozen,
     Network as Network,
     cast as cast,
     check_finite as check_finite,
@@ -50,9 +51,14 @@ from ntkuq.models.scaling import (
 )
 from ntkuq.models.text import constructor as constructor, identity as identity
 from ntkuq.models.train import (
+    AbstractPlan as AbstractPlan,
+    EarlyStopping as EarlyStopping,
+    Job as Job,
+    Threads as Threads,
     Train as Train,
     Trained as Trained,
     TrainingError as TrainingError,
+    Vectorized as Vectorized,
     as_arrays as as_arrays,
     log_likelihoods as log_likelihoods,
 )

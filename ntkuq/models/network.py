@@ -81,20 +81,30 @@ def parameters(model: PyTree) -> PyTree:
     return eqx.filter(model, trainable(model))
 
 
+class Frozen(eqx.Module):
+    """A part of a network whose arrays are no parameters.
+
+    >>> count(Frozen(eqx.nn.Linear(2, 3, key=jax.random.key(0))))
+    0
+    """
+
+    value: PyTree
+
+
 def trainable(model: PyTree) -> PyTree:
     """Which leaves are parameters, for `equinox.partition`.
 
     Inexact arrays; those inside an `equinox.nn.State` (running statistics of a batch
-    norm) are not.
+    norm) or a `Frozen` are not.
     """
 
-    def is_state(node: PyTree) -> bool:
-        return isinstance(node, eqx.nn.State)
+    def is_fixed(node: PyTree) -> bool:
+        return isinstance(node, eqx.nn.State | Frozen)
 
     def turn(leaf: PyTree) -> bool:
-        return not is_state(leaf) and _is_parameter(leaf)
+        return not is_fixed(leaf) and _is_parameter(leaf)
 
-    return jax.tree.map(turn, model, is_leaf=is_state)
+    return jax.tree.map(turn, model, is_leaf=is_fixed)
 
 
 def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:

@@ -30,6 +30,17 @@ class AbstractPrior(eqx.Module):
         terms = jax.tree.map(_log_normal, parameters, self.precisions(parameters))
         return jnp.sum(jnp.stack(jax.tree.leaves(terms)))
 
+    def sample(self, parameters: PyTree, *, key: Array) -> PyTree:
+        """A draw of the parameters, in the shapes and types of these."""
+        leaves, structure = jax.tree.flatten(parameters)
+        precisions = jax.tree.leaves(self.precisions(parameters))
+        keys = jax.random.split(key, len(leaves))
+        drawn = [
+            jax.random.normal(now, leaf.shape, leaf.dtype) / jnp.sqrt(precision)
+            for leaf, precision, now in zip(leaves, precisions, keys, strict=True)
+        ]
+        return jax.tree.unflatten(structure, drawn)
+
 
 def _log_normal(theta: Array, precision: Array) -> Array:
     square = precision * theta**2 - jnp.log(precision)

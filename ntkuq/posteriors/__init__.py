@@ -7,10 +7,24 @@ from ntkuq.posteriors.base import (
     Joint as Joint,
 )
 from ntkuq.posteriors.costs import Estimate as Estimate, estimate as estimate
+from ntkuq.posteriors.draws import (
+    NetworkFunctions as NetworkFunctions,
+    SampledPosterior as SampledPosterior,
+)
 from ntkuq.posteriors.empirical import EmpiricalPosterior as EmpiricalPosterior
 from ntkuq.posteriors.ensemble import (
+    AbstractMember as AbstractMember,
+    Anchored as Anchored,
+    Bootstrap as Bootstrap,
     DeepEnsemble as DeepEnsemble,
     EnsemblePosterior as EnsemblePosterior,
+    Mixture as Mixture,
+    NTKGPFn as NTKGPFn,
+    NTKGPLin as NTKGPLin,
+    NTKGPParam as NTKGPParam,
+    Plain as Plain,
+    RandomizedPrior as RandomizedPrior,
+    Snapshot as Snapshot,
 )
 from ntkuq.posteriors.gp import (
     GP as GP,
@@ -50,6 +64,7 @@ from ntkuq.posteriors.laplace import (
     WeightSpace as WeightSpace,
 )
 from ntkuq.posteriors.map import MAP as MAP, MAPPosterior as MAPPosterior
+from ntkuq.posteriors.mix import mix as mix
 from ntkuq.posteriors.predictive import Predictive as Predictive
 from ntkuq.posteriors.record import LoadError as LoadError
 from ntkuq.posteriors.saving import load as load, save as save

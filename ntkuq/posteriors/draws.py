@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ntkuq.linearize import map_chunks
-from ntkuq.models import BNN, forward, trainable
+from ntkuq.models import BNN, Frozen, forward, trainable
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractPosterior
 from ntkuq.posteriors.predictive import Predictive
@@ -61,7 +61,7 @@ def draw_outputs(networks: PyTree, x: PyTree) -> Float[Array, "S N C"]:
 
 def draw_networks(networks: PyTree, n: int, *, key: Array) -> PyTree:
     """n of the stacked networks, drawn with replacement."""
-    arrays, rest = eqx.partition(networks, trainable(networks))
+    arrays, rest = eqx.partition(networks, _drawn(networks))
     rows = jax.random.randint(key, (n,), 0, _count(networks))
     return eqx.combine(jax.tree.map(lambda a: a[rows], arrays), rest)
 
@@ -88,7 +88,7 @@ class NetworkFunctions(eqx.Module):
             raise IndexError(
                 f"expected the number of a function below {len(self)}, got {number}"
             )
-        arrays, rest = eqx.partition(self.networks, trainable(self.networks))
+        arrays, rest = eqx.partition(self.networks, _drawn(self.networks))
         one = eqx.combine(jax.tree.map(lambda a: a[number][None], arrays), rest)
         return NetworkFunction(NetworkFunctions(self.bnn, one))
 
@@ -109,14 +109,26 @@ class NetworkFunction(eqx.Module):
         return self.drawn(x)[0]
 
 
+def _drawn(networks: PyTree) -> PyTree:
+    """Which arrays have the leading axis: parameters, and what is fixed for a draw."""
+
+    def is_frozen(node: PyTree) -> bool:
+        return isinstance(node, Frozen)
+
+    def turn(node: PyTree, chosen: PyTree) -> PyTree:
+        return jax.tree.map(eqx.is_array, node) if is_frozen(node) else chosen
+
+    return jax.tree.map(turn, networks, trainable(networks), is_leaf=is_frozen)
+
+
 def _count(networks: PyTree) -> int:
-    arrays = eqx.filter(networks, trainable(networks))
+    arrays = eqx.filter(networks, _drawn(networks))
     return jax.tree.leaves(arrays)[0].shape[0]
 
 
 @eqx.filter_jit
 def _outputs(networks: PyTree, x: PyTree) -> Float[Array, "N S C"]:
-    arrays, rest = eqx.partition(networks, trainable(networks))
+    arrays, rest = eqx.partition(networks, _drawn(networks))
 
     def one(arrays: PyTree) -> Array:
         model = eqx.combine(arrays, rest)

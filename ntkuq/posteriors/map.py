@@ -83,7 +83,7 @@ class MAP(AbstractMethod):
 
         def one_round(bnn: BNN, number: int) -> tuple[BNN, Linearized, Tuned]:
             if self.train is not None:
-                done = number * self.train.steps
+                done = number * self.train.updates(len(data))
 
                 def report(count: int, loss: float) -> None:
                     if callback is not None:
@@ -126,9 +126,9 @@ class MAP(AbstractMethod):
     def cost(self, bnn: BNN, data: Dataset | Batches) -> Cost:
         if self.train is None:
             return Cost(0.0, 0.0, 3)
-        size = len(data) if self.train.batch is None else self.train.batch
+        size = min(self.train.batch or len(data), len(data))
         rounds = 1 if isinstance(self.tune, Fixed) else self.rounds
-        steps = rounds * self.train.steps
+        steps = rounds * self.train.updates(len(data))
         # forward and backward: about 6 P operations an example
         return Cost(6.0 * bnn.size() * size * steps, 40.0 * bnn.size() + 2**26, 6)
 

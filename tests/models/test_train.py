@@ -78,7 +78,7 @@ def test_a_loop_on_the_device_and_calls_from_the_host_agree(
     )
     found = []
     for slow in (False, True):
-        monkeypatch.setattr(train_module, "_slow_in_loops", lambda *_, s=slow: s)
+        monkeypatch.setattr(train_module.method, "slow_in_loops", lambda *_, s=slow: s)
         found.append(trained(bnn, build(KEY), data, train))
     # the same batches and updates; XLA may order float32 sums differently
     assert_close(found[0].model, found[1].model, 1e-4)
@@ -99,7 +99,7 @@ class Inside(eqx.Module):
 
 
 def test_convolutions_are_found_wherever_they_are():
-    slow, x = train_module._slow_in_loops, jnp.zeros((4, 1, 5, 5))
+    slow, x = train_module.convolutions.slow_in_loops, jnp.zeros((4, 1, 5, 5))
     cnn = small_cnn(KEY)
     assert jax.default_backend() != "cpu" or slow(cnn, x)
     assert jax.default_backend() != "cpu" or slow(Inside(cnn), x)
