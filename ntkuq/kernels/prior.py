@@ -54,5 +54,7 @@ def _at_prior(covariance: AbstractCovariance, bnn: BNN) -> AbstractCovariance:
     for name, old in covariance.parameters.items():
         start = np.full(old.initial.shape, np.log(values[name]))
         shift = start - old.initial
-        found[name] = Parameter(start, old.lower + shift, old.upper + shift)
+        ends = (old.lower + shift, old.upper + shift)
+        # NumPy turns arrays of no axes into scalars
+        found[name] = Parameter(*(np.asarray(a) for a in (start, *ends)))
     return eqx.tree_at(lambda c: c.parameters, covariance, found)
