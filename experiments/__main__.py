@@ -3,10 +3,12 @@
 import tyro
 
 from experiments.agreement import Agreement
+from experiments.ensembles import Ensembles
 from experiments.gp_images import Images
 from experiments.gp_uci import GaussianProcesses
 from experiments.kernels import Kernels
 from experiments.race.run import Race
+from experiments.reference import Reference
 from experiments.scaling import Scaling
 from experiments.solvers import Solvers
 from experiments.uci import UCI
@@ -17,6 +19,8 @@ EXPERIMENTS = {
     "gp-uci": GaussianProcesses,
     "gp-images": Images,
     "agreement": Agreement,
+    "ensembles": Ensembles,
+    "reference": Reference,
     "kernels": Kernels,
     "race": Race,
     "scaling": Scaling,

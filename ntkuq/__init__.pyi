@@ -12,7 +12,13 @@ from . import (
     posteriors as posteriors,
     report as report,
 )
-from .calibration import Score as Score, Scores as Scores, score as score
+from .calibration import (
+    Score as Score,
+    Scores as Scores,
+    distance as distance,
+    score as score,
+    to_datatree as to_datatree,
+)
 from .data import Batches as Batches, Dataset as Dataset, Split as Split
 from .kernels import (
     RBF as RBF,
@@ -60,6 +66,11 @@ from .posteriors import (
     MAP as MAP,
     NNGP as NNGP,
     NTKGP as NTKGP,
+    NUTS as NUTS,
+    SGHMC as SGHMC,
+    SGLD as SGLD,
+    SGMCMC as SGMCMC,
+    SWAG as SWAG,
     All as All,
     Anchored as Anchored,
     Bootstrap as Bootstrap,
@@ -69,11 +80,14 @@ from .posteriors import (
     EllipticalSlice as EllipticalSlice,
     Full as Full,
     GridSearch as GridSearch,
+    HalfNormalNoise as HalfNormalNoise,
     LabelRegression as LabelRegression,
     Laplace as Laplace,
     LastLayer as LastLayer,
     LatentLaplace as LatentLaplace,
+    LogNormalNoise as LogNormalNoise,
     LowRank as LowRank,
+    MCDropout as MCDropout,
     Mixture as Mixture,
     NTKGPFn as NTKGPFn,
     NTKGPLin as NTKGPLin,
@@ -84,6 +98,7 @@ from .posteriors import (
     SampledLaplace as SampledLaplace,
     Select as Select,
     Snapshot as Snapshot,
+    Variational as Variational,
     WideEnsemble as WideEnsemble,
     estimate as estimate,
     load as load,

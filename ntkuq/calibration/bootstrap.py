@@ -42,8 +42,8 @@ def distance_score(
 def cell_counts(counts: np.ndarray, size: int) -> np.ndarray:
     """Resampled counts of points per cell, (size, cells), from the observed counts."""
     rng = np.random.default_rng(SEED)
-    n = int(counts.sum())
-    return rng.multinomial(n, counts / n, size=size)
+    total = counts.sum()
+    return rng.multinomial(round(total), counts / total, size=size)
 
 
 def cell_sums(cells: np.ndarray, values: np.ndarray, cells_n: int) -> np.ndarray:

@@ -64,7 +64,8 @@ def ks_test(pit: np.ndarray) -> Score:
     from scipy import stats
 
     n = pit.shape[0]
-    ordered = np.sort(pit.reshape(-1))
+    # a distribution function in float32 may exceed 1 by rounding
+    ordered = np.sort(np.clip(pit.reshape(-1), 0.0, 1.0))
     rank = np.arange(ordered.size)
     above = np.max((rank + 1) / ordered.size - ordered)
     below = np.max(ordered - rank / ordered.size)

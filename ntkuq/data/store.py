@@ -1,6 +1,7 @@
 """Atomic files, and the store of finished units of work that lets a run resume."""
 
 import dataclasses
+import glob
 import hashlib
 import json
 import math
@@ -275,6 +276,20 @@ class Store:
         )
         if content is None:
             body.unlink(missing_ok=True)
+        # one file, or one for each of several networks
+        for path in (self.directory / "partial").glob(f"{glob.escape(key)}*.npz"):
+            path.unlink(missing_ok=True)
+
+    def partial(self, key: str) -> Path:
+        """Where the state of a unit in progress may be kept; `write` removes it.
+
+        Args:
+            key: as in `read`.
+        """
+        self._files(key)
+        folder = self.directory / "partial"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{key}.npz"
 
     def _files(self, key: str) -> tuple[Path, Path]:
         if not _KEY.fullmatch(key):

@@ -11,6 +11,10 @@ from ntkuq.posteriors.draws import (
     NetworkFunctions as NetworkFunctions,
     SampledPosterior as SampledPosterior,
 )
+from ntkuq.posteriors.dropout import (
+    MCDropout as MCDropout,
+    MCDropoutPosterior as MCDropoutPosterior,
+)
 from ntkuq.posteriors.empirical import EmpiricalPosterior as EmpiricalPosterior
 from ntkuq.posteriors.ensemble import (
     AbstractMember as AbstractMember,
@@ -64,7 +68,22 @@ from ntkuq.posteriors.laplace import (
     WeightSpace as WeightSpace,
 )
 from ntkuq.posteriors.map import MAP as MAP, MAPPosterior as MAPPosterior
+from ntkuq.posteriors.mcmc import (
+    NUTS as NUTS,
+    AbstractNoisePrior as AbstractNoisePrior,
+    HalfNormalNoise as HalfNormalNoise,
+    LogNormalNoise as LogNormalNoise,
+    NotAReference as NotAReference,
+    NotMixed as NotMixed,
+    NUTSPosterior as NUTSPosterior,
+)
 from ntkuq.posteriors.mix import mix as mix
 from ntkuq.posteriors.predictive import Predictive as Predictive
 from ntkuq.posteriors.record import LoadError as LoadError
 from ntkuq.posteriors.saving import load as load, save as save
+from ntkuq.posteriors.sgmcmc import SGHMC as SGHMC, SGLD as SGLD, SGMCMC as SGMCMC
+from ntkuq.posteriors.swag import SWAG as SWAG, SWAGPosterior as SWAGPosterior
+from ntkuq.posteriors.variational import (
+    Variational as Variational,
+    VariationalPosterior as VariationalPosterior,
+)

@@ -347,7 +347,10 @@ class Reader:
         filled = []
         for leaf in leaves:
             value = next(numbers) if _is_number(leaf) else leaf
-            if np.shape(value) not in ((), np.shape(leaf)) and _is_number(leaf):
+            # networks may be stacked along a leading axis
+            fits = np.shape(value) in ((), np.shape(leaf))
+            fits = fits or np.shape(value)[1:] == np.shape(leaf)
+            if _is_number(leaf) and not fits:
                 raise LoadError(
                     f"expected the network that was saved, with an array of shape "
                     f"{np.shape(value)} where the one given has {np.shape(leaf)}: "

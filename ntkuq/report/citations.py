@@ -113,6 +113,85 @@ _AWARE = Reference(
     "arXiv:2205.15449",
 )
 
+_MIXTURE = Reference(
+    "eschenhagen2021mixtures",
+    "Eschenhagen, Runa and Daxberger, Erik and Hennig, Philipp and Kristiadi, Agustinus",
+    "Mixtures of Laplace Approximations for Improved Post-Hoc Uncertainty in Deep"
+    " Learning",
+    "Bayesian Deep Learning Workshop, NeurIPS",
+    2021,
+    "arXiv:2111.03577",
+)
+_RANDOMIZED = Reference(
+    "osband2018randomized",
+    "Osband, Ian and Aslanides, John and Cassirer, Albin",
+    "Randomized Prior Functions for Deep Reinforcement Learning",
+    "Advances in Neural Information Processing Systems",
+    2018,
+    "arXiv:1806.03335",
+)
+_ANCHORED = Reference(
+    "pearce2020uncertainty",
+    "Pearce, Tim and Leibfried, Felix and Brintrup, Alexandra",
+    "Uncertainty in Neural Networks: Approximately Bayesian Ensembling",
+    "International Conference on Artificial Intelligence and Statistics",
+    2020,
+    "arXiv:1810.05546",
+)
+_SNAPSHOT = Reference(
+    "huang2017snapshot",
+    "Huang, Gao and Li, Yixuan and Pleiss, Geoff and Liu, Zhuang and Hopcroft, John E."
+    " and Weinberger, Kilian Q.",
+    "Snapshot Ensembles: Train 1, Get M for Free",
+    "International Conference on Learning Representations",
+    2017,
+    "arXiv:1704.00109",
+)
+_NTKGP = Reference(
+    "he2020bayesian",
+    "He, Bobby and Lakshminarayanan, Balaji and Teh, Yee Whye",
+    "Bayesian Deep Ensembles via the Neural Tangent Kernel",
+    "Advances in Neural Information Processing Systems",
+    2020,
+    "arXiv:2007.05864",
+)
+_SWAG = Reference(
+    "maddox2019simple",
+    "Maddox, Wesley J. and Garipov, Timur and Izmailov, Pavel and Vetrov, Dmitry and"
+    " Wilson, Andrew Gordon",
+    "A Simple Baseline for Bayesian Uncertainty in Deep Learning",
+    "Advances in Neural Information Processing Systems",
+    2019,
+    "arXiv:1902.02476",
+)
+_DROPOUT = Reference(
+    "gal2016dropout",
+    "Gal, Yarin and Ghahramani, Zoubin",
+    "Dropout as a Bayesian Approximation: Representing Model Uncertainty in Deep"
+    " Learning",
+    "International Conference on Machine Learning",
+    2016,
+    "arXiv:1506.02142",
+)
+_CYCLICAL = Reference(
+    "zhang2020cyclical",
+    "Zhang, Ruqi and Li, Chunyuan and Zhang, Jianyi and Chen, Changyou and Wilson,"
+    " Andrew Gordon",
+    "Cyclical Stochastic Gradient MCMC for Bayesian Deep Learning",
+    "International Conference on Learning Representations",
+    2020,
+    "arXiv:1902.03932",
+)
+_NUMPYRO = Reference(
+    "phan2019composable",
+    "Phan, Du and Pradhan, Neeraj and Jankowiak, Martin",
+    "Composable Effects for Flexible and Accelerated Probabilistic Programming in"
+    " NumPyro",
+    "arXiv preprint",
+    2019,
+    "arXiv:1912.11554",
+)
+
 _BY_NAME: Mapping[str, Reference] = {
     "Laplace": _LAPLACE,
     "KFAC": _KFAC,
@@ -123,7 +202,18 @@ _BY_NAME: Mapping[str, Reference] = {
     "EllipticalSlice": _SLICE,
     "ComputationAware": _AWARE,
     "DeepEnsemble": _ENSEMBLE,
+    "Mixture": _MIXTURE,
+    "RandomizedPrior": _RANDOMIZED,
+    "Anchored": _ANCHORED,
+    "Snapshot": _SNAPSHOT,
+    "NTKGPParam": _NTKGP,
+    "NTKGPFn": _NTKGP,
+    "NTKGPLin": _NTKGP,
     "NUTS": _NUTS,
+    "SWAG": _SWAG,
+    "MCDropout": _DROPOUT,
+    "Variational": _NUMPYRO,
+    "SGMCMC": _CYCLICAL,
 }
 
 

@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 from ntkuq.data import Dataset
 from ntkuq.models import BNN
-from ntkuq.posteriors import AbstractMethod, DeepEnsemble, Estimate, estimate
+from ntkuq.posteriors import (
+    AbstractMethod,
+    DeepEnsemble,
+    Estimate,
+    Mixture,
+    estimate,
+)
 
 
 class Limits(NamedTuple):
@@ -30,7 +36,10 @@ def make_plan(
     room = 0.8 * _free_memory() if limits.bytes is None else limits.bytes
     plan: dict[str, Estimate | str] = {}
     for name, method in named.items():
-        if isinstance(method, DeepEnsemble) and bnn.network.build is None:
+        scratch = isinstance(method, DeepEnsemble) or (
+            isinstance(method, Mixture) and method.trainer is not None
+        )
+        if scratch and bnn.network.build is None:
             plan[name] = (
                 "trains from scratch and needs a builder (key -> eqx.Module); got a "
                 "trained network only"

@@ -166,7 +166,14 @@ class _Run(NamedTuple):
             self.progress.step(name, steps, loss)
 
         unit = run_unit(
-            name, method, bnn, self.data, callback=callback, seed=self.seed, key=own
+            name,
+            method,
+            bnn,
+            self.data,
+            callback=callback,
+            checkpoint=None if self.store is None else self.store.partial(stored_as),
+            seed=self.seed,
+            key=own,
         )
         if self.store is not None and unit.record["status"] == "done":
             extra = {} if unit.bnn is None else pack(unit.bnn, bnn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -73,6 +74,7 @@ def run_unit(
     data: Split,
     *,
     callback: Callable[[int, float], None] | None = None,
+    checkpoint: Path | None = None,
     seed: int,
     key: Array,
 ) -> Unit:
@@ -84,7 +86,9 @@ def run_unit(
     record = empty_record(name, method, seed)
     try:
         start = time.perf_counter()
-        posterior = fit(method, bnn, data.train, callback=callback, key=key)
+        posterior = fit(
+            method, bnn, data.train, callback=callback, checkpoint=checkpoint, key=key
+        )
         jax.block_until_ready(eqx.filter(posterior, eqx.is_array))
         fitted = time.perf_counter() - start
         predictive = predict(posterior, data.test)
@@ -116,12 +120,13 @@ def fit(
     data: Dataset,
     *,
     callback: Callable[[int, float], None] | None,
+    checkpoint: Path | None,
     key: Array,
 ) -> AbstractPosterior:
-    """`method.fit`, with the callback where the method trains."""
-    options: dict[str, Any] = {}
-    if "callback" in inspect.signature(method.fit).parameters:
-        options["callback"] = callback
+    """`method.fit`, with callback and checkpoint where the method takes them."""
+    taken = inspect.signature(method.fit).parameters
+    options: dict[str, Any] = {"callback": callback, "checkpoint": checkpoint}
+    options = {name: value for name, value in options.items() if name in taken}
     return method.fit(bnn, data, key=key, **options)
 
 

@@ -230,11 +230,19 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(member, tmp_path, monkeypatch):
     with pytest.raises(Kill):
         method.fit(bnn, DATA, callback=kill, checkpoint=path, key=KEY)
     assert list(tmp_path.iterdir())
-    resumed = method.fit(bnn, DATA, checkpoint=path, key=KEY)
+    again = []
+    resumed = method.fit(
+        bnn, DATA, callback=lambda *at: again.append(at), checkpoint=path, key=KEY
+    )
+    assert len(again) < 30
     x = DATA.x[:4]
     np.testing.assert_array_equal(whole.predict(x).mean, resumed.predict(x).mean)
-    # nothing is left of it
-    assert not list(tmp_path.iterdir())
+    # finished, it is only read
+    again.clear()
+    method.fit(
+        bnn, DATA, callback=lambda *at: again.append(at), checkpoint=path, key=KEY
+    )
+    assert len(again) == 3
 
 
 def test_a_diverging_member_is_reported_and_the_others_are_kept():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
@@ -35,6 +36,10 @@ class Job(eqx.Module):
     call: Call = eqx.field(static=True, default=without_noise)
 
 
+class AbstractRecord(eqx.Module):
+    """A part of an optimizer's state that a training hands back when it ends."""
+
+
 class Trained(NamedTuple):
     """A trained module and how the training went.
 
@@ -45,6 +50,8 @@ class Trained(NamedTuple):
         diverged: after which update the loss or a parameter was not finite; `None`
             where all were.
         score: the best validation score with `EarlyStopping`.
+        record: the part of the optimizer's last state that is an `AbstractRecord`;
+            `None` for optimizers without one.
     """
 
     model: PyTree
@@ -52,3 +59,14 @@ class Trained(NamedTuple):
     steps: int
     diverged: int | None = None
     score: float | None = None
+    record: AbstractRecord | None = None
+
+
+def record_of(optimizer: PyTree) -> AbstractRecord | None:
+    """The record in the state of an optimizer, where there is one."""
+
+    def is_record(node: PyTree) -> bool:
+        return isinstance(node, AbstractRecord)
+
+    parts = jax.tree.leaves(optimizer, is_leaf=is_record)
+    return next(filter(is_record, parts), None)

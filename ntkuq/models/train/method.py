@@ -28,7 +28,7 @@ from ntkuq.models.train.assemble import (
     stack,
 )
 from ntkuq.models.train.convolutions import slow_in_loops
-from ntkuq.models.train.jobs import Job, Trained
+from ntkuq.models.train.jobs import Job, Trained, record_of
 from ntkuq.models.train.loop import One, Progress, Schedule, Several, run
 from ntkuq.models.train.plans import (
     AbstractPlan,
@@ -405,6 +405,7 @@ class Train(eqx.Module):
             steps,
             diverged if lost else None,
             score,
+            record_of(state.carry.optimizer),
         )
 
 

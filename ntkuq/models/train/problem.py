@@ -61,6 +61,8 @@ class Problem(eqx.Module):
         size: N, how many examples there are in all.
         center: the mean of the prior; `None` for zero.
         rate, steps: of Adam with cosine decay; `None` with an `optimizer`.
+        optimizer: an optax transformation. One made of the methods of an `eqx.Module`
+            may hold numbers as arrays too.
         reach: the range of each input over the examples, times the size of an
             adversarial step; `None` without such steps.
         call: the forward pass of one example.
@@ -74,7 +76,7 @@ class Problem(eqx.Module):
     steps: Float[Array, ""]
     clip: Float[Array, ""] | None
     reach: PyTree | None
-    optimizer: optax.GradientTransformation | None = eqx.field(static=True)
+    optimizer: optax.GradientTransformation | None
     call: Call = eqx.field(static=True)
 
     def transformation(self) -> optax.GradientTransformation:

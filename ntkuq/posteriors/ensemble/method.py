@@ -117,12 +117,7 @@ class DeepEnsemble(AbstractMethod):
             trained = self._snapshots(bnn, data, callback, progress, key)
         else:
             trained = self._members(self.member, bnn, data, callback, progress, key)
-        posterior = self._posterior(bnn, trained)
-        for number in range(self.size):
-            kept = numbered(progress, number, self.size)
-            if kept is not None:
-                kept.remove()
-        return posterior
+        return self._posterior(bnn, trained)
 
     def _members(
         self,

@@ -1,0 +1,3 @@
+"""Gaussians over the weights that SGD goes through."""
+
+from ntkuq.posteriors.swag.method import SWAG as SWAG, SWAGPosterior as SWAGPosterior
