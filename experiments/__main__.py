@@ -11,6 +11,7 @@ from experiments.race.run import Race
 from experiments.reference import Reference
 from experiments.scaling import Scaling
 from experiments.solvers import Solvers
+from experiments.training.run import Training
 from experiments.uci import UCI
 
 
@@ -25,6 +26,7 @@ EXPERIMENTS = {
     "race": Race,
     "scaling": Scaling,
     "solvers": Solvers,
+    "training": Training,
 }
 
 

@@ -43,7 +43,7 @@ def _at_prior(covariance: AbstractCovariance, bnn: BNN) -> AbstractCovariance:
             "PriorKernel: expected a FanInPrior, whose networks have a limit of "
             f"infinite width, got {type(prior).__name__}: use FanInPrior, or Analytic()"
         )
-    factor = float(prior.precision) ** -0.5
+    factor = float(np.asarray(prior.precision)) ** -0.5
     values = {
         "weight std": prior.weight_std * factor,
         "bias std": prior.bias_std * factor,

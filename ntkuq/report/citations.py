@@ -115,7 +115,8 @@ _AWARE = Reference(
 
 _MIXTURE = Reference(
     "eschenhagen2021mixtures",
-    "Eschenhagen, Runa and Daxberger, Erik and Hennig, Philipp and Kristiadi, Agustinus",
+    "Eschenhagen, Runa and Daxberger, Erik and Hennig, Philipp and Kristiadi,"
+    " Agustinus",
     "Mixtures of Laplace Approximations for Improved Post-Hoc Uncertainty in Deep"
     " Learning",
     "Bayesian Deep Learning Workshop, NeurIPS",

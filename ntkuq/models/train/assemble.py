@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -124,8 +125,8 @@ def _apart(
     chosen = np.flatnonzero(counts)
     rows = np.concatenate([chosen, np.full(most - len(chosen), chosen[0])])
     weight = np.concatenate([counts[chosen], np.zeros(most - len(chosen))])
-    taken = jax.tree.map(lambda a: a[rows], (x, y))
-    return Examples(*taken, jnp.asarray(weight, dtype))
+    x, y = jax.tree.map(lambda a: a[rows], (x, y))
+    return Examples(x, y, jnp.asarray(weight, dtype))
 
 
 def one_static(statics: Sequence[PyTree]) -> list[PyTree]:
@@ -184,10 +185,9 @@ def fitting(job: Job, batch: int, memory: float, *, count: int) -> int:
 
     program, *_ = eqx.filter_make_jaxpr(call)(job.model, example, job.key)
     values = sum(
-        variable.aval.size
+        math.prod(getattr(variable.aval, "shape", ()))
         for equation in program.eqns
         for variable in equation.outvars
-        if hasattr(variable.aval, "size")
     )
     # parameters, gradient, two moments, the best so far; activations and their slopes
     one = itemsize * (6.0 * numbers + 2.0 * batch * values)

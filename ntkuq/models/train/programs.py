@@ -103,7 +103,9 @@ class Programs(NamedTuple):
     evaluate: Any
 
 
-ONE = Programs(*map(eqx.filter_jit, (advance, update, evaluate)))
+ONE = Programs(
+    eqx.filter_jit(advance), eqx.filter_jit(update), eqx.filter_jit(evaluate)
+)
 
 
 def _several(function: Any) -> Any:
