@@ -23,6 +23,7 @@ from ntkuq.models import (
     mlp,
 )
 from ntkuq.models.train import loop, programs
+from ntkuq.models.train.banded import by_products, with_products
 from ntkuq.models.train.rows import Rows
 
 
@@ -357,3 +358,54 @@ def test_builders_that_make_new_functions_share_a_program():
 def test_bad_options_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 2), (2, 3))])
+def test_a_convolution_is_a_sum_of_products_with_banded_matrices(padding):
+    one, two = jax.random.split(KEY)
+    with jax.enable_x64(True):
+        x = jax.random.normal(one, (3, 2, 9, 8), jnp.float64)
+        w = jax.random.normal(two, (4, 2, 3, 5), jnp.float64)
+        expected = jax.lax.conv_general_dilated(x, w, (1, 1), padding)
+        np.testing.assert_allclose(by_products(x, w, padding), expected, atol=1e-12)
+
+
+def mixed_cnn(key):
+    """Plain, strided, dilated and grouped convolutions, and one inside a jit."""
+    keys = jax.random.split(key, 5)
+    plain = eqx.nn.Conv2d(1, 4, 3, padding=1, key=keys[0])
+    return eqx.nn.Sequential(
+        [
+            eqx.nn.Lambda(jax.jit(lambda a: plain(a))),
+            eqx.nn.Conv2d(4, 4, 3, padding=1, key=keys[1]),
+            eqx.nn.Lambda(jax.nn.gelu),
+            eqx.nn.AvgPool2d(2, 2),
+            eqx.nn.Conv2d(4, 4, 3, groups=2, padding=1, key=keys[2]),
+            eqx.nn.Lambda(jax.nn.relu),
+            eqx.nn.Conv2d(4, 4, 2, stride=2, key=keys[3]),
+            eqx.nn.Conv2d(4, 3, 2, dilation=2, padding=1, key=keys[4]),
+            eqx.nn.Lambda(jnp.ravel),
+        ]
+    )
+
+
+def test_replacing_convolutions_changes_nothing_but_rounding():
+    with jax.enable_x64(True):
+        model = mixed_cnn(KEY)
+        params, rest = eqx.partition(model, eqx.is_inexact_array)
+        x = jax.random.normal(KEY, (3, 1, 12, 12), jnp.float64)
+
+        def loss(params, x):
+            return jnp.sum(jnp.sin(jax.vmap(eqx.combine(params, rest))(x)))
+
+        replaced = with_products(loss)
+        program = str(jax.make_jaxpr(replaced)(params, x))
+        assert program.count("custom_vjp_call") == 2
+        np.testing.assert_allclose(replaced(params, x), loss(params, x), rtol=1e-12)
+        for argument in (0, 1):
+            found = jax.jit(jax.grad(replaced, argument))(params, x)
+            expected = jax.grad(loss, argument)(params, x)
+            for a, b in zip(
+                jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+            ):
+                np.testing.assert_allclose(a, b, atol=1e-11)

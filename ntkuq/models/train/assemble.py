@@ -37,6 +37,7 @@ class Recipe(NamedTuple):
     clip: float | None
     adversarial: float | None
     stop: EarlyStopping | None
+    products: bool = False
 
 
 class Ready(NamedTuple):
@@ -100,6 +101,7 @@ def ready(
         reach=None if recipe.adversarial is None else reach(job.x, recipe.adversarial),
         optimizer=recipe.optimizer,  # pyright: ignore[reportArgumentType]
         call=job.call,
+        products=recipe.products,
     )
     params = parameters(job.model)
     _, static = eqx.partition(job.model, trainable(job.model))

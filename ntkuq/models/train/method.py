@@ -183,9 +183,10 @@ class Train(eqx.Module):
         batch = min(self.batch or len(next(iter(data))[1]), size)
         job = Job(bnn, model, bnn.inputs(one.x), bnn.targets(one), key, call=call)
         steps = dataclasses.replace(self, batch=batch).updates(size)
+        slow = slow_in_loops(job.model, job.x)
         made = ready(
             job,
-            self._recipe(),
+            self._recipe()._replace(products=slow),
             steps=steps,
             size=1,
             weighted=False,
@@ -262,7 +263,10 @@ class Train(eqx.Module):
             raise ValueError("Train.run_many: expected at least one job, got none")
         size = max(map(_size, jobs))
         steps = self.updates(size)
-        recipe = self._recipe()
+        stepwise = slow_in_loops(jobs[0].model, jobs[0].x)
+        plan = self.plan or default_plan()
+        alone = len(jobs) == 1 or not isinstance(plan, Vectorized)
+        recipe = self._recipe()._replace(products=stepwise and alone)
         batch = None if self.batch is None or self.batch >= size else self.batch
         parted = self.stop is not None and self.stop.data is None
         uneven = any(job.counts is not None or _size(job) < size for job in jobs)
@@ -282,7 +286,6 @@ class Train(eqx.Module):
             each._replace(static=static)
             for each, static in zip(all_ready, statics, strict=True)
         ]
-        stepwise = slow_in_loops(jobs[0].model, jobs[0].x)
         schedule = self._schedule(steps, batch, size, stepwise=stepwise)
         rows = None
         if batch is not None:
@@ -291,8 +294,7 @@ class Train(eqx.Module):
                 for job, each in zip(jobs, all_ready, strict=True)
             ]
         report = _Total(callback, len(jobs))
-        plan = self.plan or default_plan()
-        if isinstance(plan, Vectorized) and len(jobs) > 1:
+        if isinstance(plan, Vectorized) and not alone:
             chunk = plan.chunk or _chunk(jobs, batch or size)
             return self._together(
                 all_ready, rows, schedule, chunk, report=report, checkpoint=checkpoint

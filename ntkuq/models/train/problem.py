@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ntkuq.models.likelihoods import AbstractLikelihood
 from ntkuq.models.network import cast, forward, parameters
 from ntkuq.models.priors import AbstractPrior
+from ntkuq.models.train.banded import with_products
 
 
 class TrainingError(FloatingPointError):
@@ -66,6 +67,7 @@ class Problem(eqx.Module):
         reach: the range of each input over the examples, times the size of an
             adversarial step; `None` without such steps.
         call: the forward pass of one example.
+        products: whether convolutions become matrix products (see `banded`).
     """
 
     likelihood: AbstractLikelihood
@@ -78,6 +80,7 @@ class Problem(eqx.Module):
     reach: PyTree | None
     optimizer: optax.GradientTransformation | None
     call: Call = eqx.field(static=True)
+    products: bool = eqx.field(static=True, default=False)
 
     def transformation(self) -> optax.GradientTransformation:
         """The optax transformation."""
@@ -116,7 +119,10 @@ class Problem(eqx.Module):
             def one(a: PyTree, b: PyTree, now: Array) -> Array:
                 return self.likelihood.log_prob(self.call(model, a, now), b)
 
-            values = jax.vmap(one)(x, examples.y, keys)
+            mapped = jax.vmap(one)
+            if self.products:
+                mapped = with_products(mapped)
+            values = mapped(x, examples.y, keys)
             if examples.counts is None:
                 return jnp.mean(values)
             # a row that counts nothing may be padding: its value is no number
