@@ -155,11 +155,9 @@ def _ratio(best: dict[str, float], peer: str) -> float | None:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """One row a task."""
-    lines = [
-        "| task | torch loop, s | torch vmap, s | ntkuq, s | loop ÷ ntkuq | reach "
-        "| vmap ÷ ntkuq | reach |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ("task", "torch loop, s", "torch vmap, s", "ntkuq, s")
+    heads += ("loop ÷ ntkuq", "reach", "vmap ÷ ntkuq", "reach")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for one in rows:
         seconds = one["seconds"]
         cells = [_shown(seconds.get(who)) for who in ("torch loop", "torch vmap")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -18,7 +19,9 @@ from ntkuq.models.hyperparameters import (
     Hyperparameter,
     MarginalLikelihood,
 )
+from ntkuq.models.train import numbered
 from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Cost
+from ntkuq.posteriors.checkpoints import checkpoint_of
 from ntkuq.posteriors.laplace.evidence import Tuned
 from ntkuq.posteriors.laplace.method import choose
 from ntkuq.posteriors.laplace.posterior import retuned, tuned_hyperparameters
@@ -66,9 +69,13 @@ class MAP(AbstractMethod):
         data: DataLike,
         *,
         callback: Callable[[int, float], None] | None = None,
+        checkpoint: str | Path | None = None,
         key: Array,
     ) -> MAPPosterior:
         """The trained network; `callback(steps, loss)` counts over all rounds.
+
+        With `checkpoint`, a file, the state of each round is kept beside it, and a fit
+        that was interrupted goes on from there with the same result.
 
         Raises:
             ValueError: without a builder, or where network and data do not fit.
@@ -76,6 +83,7 @@ class MAP(AbstractMethod):
         """
         data = as_data(data)
         bnn = bnn.prepare(data)
+        progress = checkpoint_of(checkpoint, self, bnn, data, key=key)
         init, steps = jax.random.split(key)
         losses: list[float] = []
         if self.train is not None:
@@ -94,6 +102,7 @@ class MAP(AbstractMethod):
                     bnn.network.trained,
                     data,
                     callback=report,
+                    checkpoint=numbered(progress, number, self.rounds),
                     key=jax.random.fold_in(steps, number),
                 )
                 bnn = bnn.with_model(result.model)

@@ -1,5 +1,9 @@
 """One loop for all that trains: stopping, resuming, members together or alone."""
 
+import os
+import subprocess
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -409,3 +413,43 @@ def test_replacing_convolutions_changes_nothing_but_rounding():
                 jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
             ):
                 np.testing.assert_allclose(a, b, atol=1e-11)
+
+
+SHARDED = """
+import equinox as eqx, jax, jax.numpy as jnp, numpy as np
+from ntkuq.models import BNN, Gaussian, Job, Threads, Train, Vectorized, mlp
+assert len(jax.devices()) == 2
+jax.config.update("jax_enable_x64", True)
+build = mlp(3, 1, width=5)
+rng = np.random.default_rng(0)
+x = jnp.asarray(rng.standard_normal((24, 3)))
+y = jnp.asarray(rng.standard_normal((24, 1)))
+jobs = [Job(BNN(build(k), Gaussian()), build(k), x, y, k)
+        for k in jax.random.split(jax.random.key(0), 4)]
+found = []
+for plan in (None, Threads()):
+    train = Train(1e-2, steps=10, batch=8, plan=plan)
+    found.append([jax.tree.leaves(eqx.filter(t.model, eqx.is_array))
+                  for t in train.run_many(jobs)])
+for one, two in zip(*found):
+    for a, b in zip(one, two):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+from ntkuq.models.train.method import _sharded
+print(len(_sharded(jnp.zeros((4, 2))).sharding.device_set))
+"""
+
+
+def test_several_devices_share_the_networks():
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "2"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -58,9 +59,12 @@ class Mixture(AbstractMethod):
         data: DataLike,
         *,
         callback: Callable[[int, float], None] | None = None,
+        checkpoint: str | Path | None = None,
         key: Array,
     ) -> MixturePosterior:
         """Fit the parts; `callback(steps, loss)` counts steps over all of them.
+
+        With `checkpoint`, a file, the training of each part is kept beside it.
 
         Raises:
             ValueError: without a builder.
@@ -68,7 +72,7 @@ class Mixture(AbstractMethod):
         """
         data = as_data(data)
         parts, done = [], 0
-        for one in jax.random.split(key, self.size):
+        for number, one in enumerate(jax.random.split(key, self.size)):
             train, fit = jax.random.split(one)
             problem, last = bnn, 0
 
@@ -79,7 +83,13 @@ class Mixture(AbstractMethod):
                     callback(done + steps, loss)
 
             if self.trainer is not None:
-                found = self.trainer.fit(bnn, data, callback=report, key=train)
+                found = self.trainer.fit(
+                    bnn,
+                    data,
+                    callback=report,
+                    checkpoint=_beside(checkpoint, number),
+                    key=train,
+                )
                 problem = found.bnn
             parts.append(self.method.fit(problem, data, key=fit))
             done += last
@@ -123,6 +133,14 @@ class MixturePosterior(AbstractPosterior):
             for part, now in zip(chosen, keys, strict=True)
         ]
         return jax.tree.map(_joined, *drawn)
+
+
+def _beside(checkpoint: str | Path | None, number: int) -> Path | None:
+    """The file of one part."""
+    if checkpoint is None:
+        return None
+    path = Path(checkpoint)
+    return path.with_name(f"{path.stem}-part{number}{path.suffix}")
 
 
 def _weights(part: AbstractPosterior, key: Array) -> PyTree:
