@@ -59,7 +59,10 @@ def test_fields_may_be_positional_and_parentheses_left_out():
         ("RBF(ard=3)", r"expected ard= True or False or None, got 3"),
         ("Gaussian(scale='x')", r"expected scale= a number"),
         ("Laplace(structure=3)", r"expected structure= a strategy such as Full"),
-        ("DeepEnsemble(1, 2, 3, 4)", r"takes at most 3 arguments \(size, train, member\), got 4"),
+        (
+            "DeepEnsemble(1, 2, 3, 4)",
+            r"takes at most 3 arguments \(size, train, member\), got 4",
+        ),
         ("__import__('os').system('true')", r"cannot use|not a known strategy"),
         ("Laplace(", r"expected a method as in Python"),
         ("(lambda: 1)()", r"cannot use"),

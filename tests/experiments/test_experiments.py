@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import gp_images, gp_uci, kernels
+import ntkuq as nq
+from experiments import ensembles, gp_images, gp_uci, kernels, reference
 from experiments.agreement import Agreement
+from experiments.training import run as training
 from experiments.uci import COLUMNS, markdown, summary
 
 
@@ -50,17 +52,42 @@ def test_table_on_a_page_is_that_of_the_stored_run(page):
     assert max(nll.values()) <= 3.3
 
 
-@pytest.mark.parametrize(
-    ("name", "table"),
-    [
-        ("gp-uci", lambda found: gp_uci.overview(found["sets"])),
-        ("gp-images", lambda found: gp_images.markdown(found["rows"])),
-        ("kernels", lambda found: kernels.markdown(found["rows"])),
-    ],
-)
-def test_tables_of_gaussian_processes_are_those_of_the_stored_runs(name, table):
-    text = (ROOT / "docs/gp.md").read_text(encoding="utf-8")
+TABLES = {
+    ("gp", "gp-uci"): lambda found: gp_uci.overview(found["sets"]),
+    ("gp", "gp-images"): lambda found: gp_images.markdown(found["rows"]),
+    ("gp", "kernels"): lambda found: kernels.markdown(found["rows"]),
+    ("ensembles", "ensembles"): lambda found: ensembles.markdown(found["sets"]),
+    ("ensembles", "training"): lambda found: training.markdown(found["rows"]),
+    ("reference", "reference"): lambda found: reference.markdown(found["rows"]),
+}
+
+
+@pytest.mark.parametrize(("page", "name"), TABLES)
+def test_tables_are_those_of_the_stored_runs(page, name):
+    text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
     shown = re.search(rf"<!-- {name} -->\n(.*?)<!-- end of {name} -->", text, re.S)
     stored = json.loads((ROOT / f"docs/results/{name}.json").read_text())
     assert shown is not None
-    assert shown[1].strip() == table(stored)
+    assert shown[1].strip() == TABLES[page, name](stored)
+
+
+def test_ensembles_are_trained_scored_and_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ensembles, "recipe", lambda size: nq.Train(1e-2, steps=20))
+    run = ensembles.Ensembles(data=("concrete",), splits=2, size=2, out=tmp_path)
+    run.execute()
+    stored = json.loads((tmp_path / "ensembles.json").read_text())
+    rows = stored["sets"]["concrete"]["rows"]
+    assert [row["split"] for row in rows] == [0, 1]
+    monkeypatch.setattr(ensembles, "recipe", None)
+    # finished splits are read, not trained again
+    run.execute()
+    assert "concrete" in capsys.readouterr().out
+
+
+def test_training_is_timed_without_peers(tmp_path, monkeypatch):
+    short = training.TASKS["mlp"]._replace(members=2, epochs=1)
+    monkeypatch.setitem(training.TASKS, "mlp", short)
+    training.Training(tasks=("mlp",), repeat=1, out=tmp_path).execute()
+    (row,) = json.loads((tmp_path / "training.json").read_text())["rows"]
+    assert row["seconds"]["ntkuq"] > 0
+    assert row["over_loop"] is None
