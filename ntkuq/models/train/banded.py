@@ -57,7 +57,7 @@ def _evaluate(program: Any, consts: list[Any], args: list[Any]) -> list[Any]:
             inner = params["jaxpr"]
             found = _evaluate(inner.jaxpr, inner.consts, inputs)
         elif name == "conv_general_dilated" and _plain(equation):
-            found = [_replaced(*inputs, params)]
+            found = [_replaced(inputs[0], inputs[1], params)]
         else:
             found = _bound(equation, inputs)
             found = found if equation.primitive.multiple_results else [found]
@@ -94,7 +94,8 @@ def _replaced(x: Array, w: Array, params: dict[str, Any]) -> Array:
         jnp.transpose(w, numbers.rhs_spec),
         tuple(params["padding"]),
     )
-    return jnp.transpose(outputs, np.argsort(numbers.out_spec))
+    back = np.argsort(numbers.out_spec).tolist()
+    return jnp.transpose(outputs, back)
 
 
 @ft.partial(jax.custom_vjp, nondiff_argnums=(2,))
