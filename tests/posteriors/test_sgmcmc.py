@@ -20,7 +20,9 @@ from ntkuq.models import (
     cast,
     mlp,
 )
+from ntkuq.posteriors import load, save
 from ntkuq.posteriors.raveled import Raveled, Target
+from ntkuq.posteriors.record import LoadError
 from ntkuq.posteriors.sgmcmc import SGHMC, SGLD, SGMCMC, method as method_module
 from ntkuq.posteriors.sgmcmc.loop import tenths
 from ntkuq.posteriors.sgmcmc.schedule import cyclical
@@ -293,3 +295,17 @@ def test_bad_options_are_refused(options, message):
 def test_friction_is_a_share(friction):
     with pytest.raises(ValueError, match="above 0 and at most 1"):
         SGHMC(friction)
+
+
+def test_stacked_networks_are_saved_and_read_again(tmp_path):
+    x = np.random.default_rng(2).standard_normal((20, 2))
+    data = Dataset(x, x[:, 0])
+    bnn = BNN(mlp(2, 1, width=3), Gaussian(0.3))
+    method = SGMCMC(SGLD(), steps=40, cycles=2, samples=2, batch=5)
+    posterior = method.fit(bnn, data, key=jax.random.key(0))
+    save(tmp_path / "draws.ntkuq", posterior)
+    again = load(tmp_path / "draws.ntkuq", bnn)
+    np.testing.assert_array_equal(again.predict(x).mean, posterior.predict(x).mean)
+    # and a network of another size is still refused
+    with pytest.raises(LoadError, match="build it as it was"):
+        load(tmp_path / "draws.ntkuq", BNN(mlp(2, 1, width=4), Gaussian(0.3)))
