@@ -67,7 +67,3 @@ class Checkpoint:
             TypeError: for arrays that are not numbers or text.
         """
         write_bytes(self.path, pack({_IDENTITY: np.array(self.identity), **arrays}))
-
-    def remove(self) -> None:
-        """Delete the file, where there is one."""
-        self.path.unlink(missing_ok=True)

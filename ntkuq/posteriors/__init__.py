@@ -30,6 +30,9 @@ from ntkuq.posteriors.ensemble import (
     RandomizedPrior as RandomizedPrior,
     Snapshot as Snapshot,
 )
+from ntkuq.posteriors.gaussian_weights import (
+    GaussianWeightsPosterior as GaussianWeightsPosterior,
+)
 from ntkuq.posteriors.gp import (
     GP as GP,
     NNGP as NNGP,
@@ -82,8 +85,5 @@ from ntkuq.posteriors.predictive import Predictive as Predictive
 from ntkuq.posteriors.record import LoadError as LoadError
 from ntkuq.posteriors.saving import load as load, save as save
 from ntkuq.posteriors.sgmcmc import SGHMC as SGHMC, SGLD as SGLD, SGMCMC as SGMCMC
-from ntkuq.posteriors.swag import SWAG as SWAG, SWAGPosterior as SWAGPosterior
-from ntkuq.posteriors.variational import (
-    Variational as Variational,
-    VariationalPosterior as VariationalPosterior,
-)
+from ntkuq.posteriors.swag import SWAG as SWAG
+from ntkuq.posteriors.variational import Variational as Variational

@@ -108,16 +108,13 @@ class MCDropout(AbstractMethod):
             )
             bnn = bnn.with_model(eqx.nn.inference_mode(result.model))
             losses = [float(loss) for loss in result.losses]
-        posterior = MCDropoutPosterior(
+        return MCDropoutPosterior(
             bnn=bnn,
             hyperparameters=(),
             log_marginal_likelihood=None,
             diagnostics={"masks": self.samples, "losses": losses},
             keys=jax.random.split(masks, self.samples),
         )
-        if progress is not None:
-            progress.remove()
-        return posterior
 
     def cost(self, bnn: BNN, data: Dataset | Batches) -> Cost:
         if self.train is None:

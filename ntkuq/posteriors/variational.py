@@ -13,15 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from ntkuq.data import Batches, DataLike, Dataset, as_dataset
 from ntkuq.linearize import ExactFisher
 from ntkuq.models import BNN
-from ntkuq.models.hyperparameters import Hyperparameter
-from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Cost
+from ntkuq.posteriors.base import AbstractMethod, Cost
 from ntkuq.posteriors.checkpoints import checkpoint_of
-from ntkuq.posteriors.draws import NetworkFunctions, predict_draws
+from ntkuq.posteriors.gaussian_weights import GaussianWeightsPosterior
 from ntkuq.posteriors.laplace.structures import (
     AbstractStructure,
     Diagonal,
@@ -29,13 +28,11 @@ from ntkuq.posteriors.laplace.structures import (
     LowRank,
     TooLarge,
 )
-from ntkuq.posteriors.predictive import Predictive
 from ntkuq.posteriors.raveled import (
     AbstractGaussian,
     DiagonalGaussian,
     FullGaussian,
     LowRankGaussian,
-    Raveled,
     Target,
 )
 from ntkuq.posteriors.sgmcmc.loop import in_tenths
@@ -113,7 +110,7 @@ class Variational(AbstractMethod):
         callback: Callable[[int, float], None] | None = None,
         checkpoint: str | Path | None = None,
         key: Array,
-    ) -> VariationalPosterior:
+    ) -> GaussianWeightsPosterior:
         """The posterior; data that come in batches are put together first.
 
         Args:
@@ -160,7 +157,7 @@ class Variational(AbstractMethod):
             )
             bounds = np.asarray(target.log_joints(draws) - logs, np.float64)
         se = float(np.std(bounds, ddof=1)) / math.sqrt(self.samples)
-        return VariationalPosterior(
+        return GaussianWeightsPosterior(
             bnn=bnn.with_model(mean),
             hyperparameters=(),
             log_marginal_likelihood=None,
@@ -201,48 +198,6 @@ class Variational(AbstractMethod):
         last = 2.0 * size * len(data) * self.samples
         held = 24.0 * numbers + 8.0 * self.samples * size
         return Cost(step * self.steps + last, held + 2**26, 6)
-
-
-class VariationalPosterior(AbstractPosterior):
-    """A Gaussian over all weights, and networks drawn from it for predictions.
-
-    There is no log marginal likelihood; a lower bound of it is in `diagnostics`, with
-    its Monte-Carlo standard error.
-
-    Args:
-        gaussian: q(theta), of the raveled parameters; `bnn` has the network at its
-            mean.
-        draws: of theta, (S, P), those that predictions use.
-    """
-
-    bnn: BNN
-    hyperparameters: tuple[Hyperparameter, ...]
-    log_marginal_likelihood: None
-    diagnostics: dict[str, Any]
-    gaussian: AbstractGaussian
-    draws: Float[Array, "S P"]
-
-    @property
-    def networks(self) -> PyTree:
-        """The networks that predictions use, stacked along a leading axis."""
-        return Raveled(self.bnn.model).networks(self.draws)
-
-    def predict(self, x: PyTree) -> Predictive:
-        """The mixture of the networks' predictions at x (N, …)."""
-        return predict_draws(self.bnn, self.networks, x)
-
-    def sample(self, key: Array, n: int) -> PyTree:
-        """n fresh networks, stacked along a leading axis."""
-        return Raveled(self.bnn.model).networks(_sample(self.gaussian, n, key))
-
-    def sample_functions(self, key: Array, n: int) -> NetworkFunctions:
-        """n fresh networks as functions of x in units of the data."""
-        return NetworkFunctions(self.bnn, self.sample(key, n))
-
-
-@eqx.filter_jit
-def _sample(gaussian: AbstractGaussian, n: int, key: Array) -> Array:
-    return gaussian.sample(key, n)
 
 
 class _Family(eqx.Module):

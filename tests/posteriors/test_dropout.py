@@ -228,7 +228,12 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(tmp_path, monkeypatch, posterior
     assert again == [*range(40, 101, 10)]
     np.testing.assert_array_equal(resumed.predict(X).mean, posterior.predict(X).mean)
     assert resumed.diagnostics == posterior.diagnostics
-    assert not list(tmp_path.iterdir())
+    # finished, it is only read
+    again.clear()
+    SHORT.fit(
+        bnn, DATA, callback=lambda *at: again.append(at[0]), checkpoint=path, key=KEY
+    )
+    assert again == [100]
 
 
 def test_new_numbers_compile_nothing(caplog):

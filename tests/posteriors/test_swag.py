@@ -321,9 +321,15 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(after, tmp_path, monkeypatch):
     )
     np.testing.assert_array_equal(whole.draws, resumed.draws)
     assert whole.diagnostics == resumed.diagnostics
-    # what was done is not done again, and nothing is left of it
+    # what was done is not done again
     assert [step for step, _ in again if step < seen[-1][0]] in ([], [50])
-    assert not list(tmp_path.iterdir())
+    # finished, it is only read: one report for each of the two trainings
+    again.clear()
+    read = SHORT.fit(
+        PROBLEM, DATA, callback=lambda *at: again.append(at), checkpoint=path, key=KEY
+    )
+    assert len(again) == 2
+    np.testing.assert_array_equal(whole.draws, read.draws)
 
 
 def test_new_numbers_compile_nothing(caplog):

@@ -1,3 +1,3 @@
 """Gaussians over the weights that SGD goes through."""
 
-from ntkuq.posteriors.swag.method import SWAG as SWAG, SWAGPosterior as SWAGPosterior
+from ntkuq.posteriors.swag.method import SWAG as SWAG

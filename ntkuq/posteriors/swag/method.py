@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,13 +15,11 @@ from jaxtyping import Array, Float, PyTree
 
 from ntkuq.data import Batches, Checkpoint, DataLike, Dataset, as_data
 from ntkuq.models import BNN, Train, TrainingError
-from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.models.train import numbered
 from ntkuq.models.train.problem import problem_dtype
-from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Cost
+from ntkuq.posteriors.base import AbstractMethod, Cost
 from ntkuq.posteriors.checkpoints import checkpoint_of
-from ntkuq.posteriors.draws import NetworkFunctions, predict_draws
-from ntkuq.posteriors.predictive import Predictive
+from ntkuq.posteriors.gaussian_weights import GaussianWeightsPosterior, draw
 from ntkuq.posteriors.raveled import (
     AbstractGaussian,
     DiagonalGaussian,
@@ -100,7 +97,7 @@ class SWAG(AbstractMethod):
         callback: Callable[[int, float], None] | None = None,
         checkpoint: str | Path | None = None,
         key: Array,
-    ) -> SWAGPosterior:
+    ) -> GaussianWeightsPosterior:
         """Train where there is no trained network, then collect.
 
         Args:
@@ -143,7 +140,7 @@ class SWAG(AbstractMethod):
 
         moments, found = self._moments(bnn, data, batch, report, kept[1], keys[2])
         gaussian = _gaussian(moments)
-        posterior = SWAGPosterior(
+        return GaussianWeightsPosterior(
             bnn=bnn.with_model(Raveled(bnn.model).network(gaussian.mean)),
             hyperparameters=(),
             log_marginal_likelihood=None,
@@ -154,12 +151,8 @@ class SWAG(AbstractMethod):
                 "losses": [*losses, *found],
             },
             gaussian=gaussian,
-            draws=_sample(gaussian, self.samples, keys[3]),
+            draws=draw(gaussian, self.samples, key=keys[3]),
         )
-        for one in kept:
-            if one is not None:
-                one.remove()
-        return posterior
 
     def _moments(
         self,
@@ -229,39 +222,6 @@ class SWAG(AbstractMethod):
         return Cost(flops, held + 2**26, 6)
 
 
-class SWAGPosterior(AbstractPosterior):
-    """A Gaussian over all weights, and networks drawn from it for predictions.
-
-    Args:
-        gaussian: of the raveled parameters; `bnn` has the network at its mean.
-        draws: of theta, (S, P), those that predictions use.
-    """
-
-    bnn: BNN
-    hyperparameters: tuple[Hyperparameter, ...]
-    log_marginal_likelihood: None
-    diagnostics: dict[str, Any]
-    gaussian: AbstractGaussian
-    draws: Float[Array, "S P"]
-
-    @property
-    def networks(self) -> PyTree:
-        """The networks that predictions use, stacked along a leading axis."""
-        return Raveled(self.bnn.model).networks(self.draws)
-
-    def predict(self, x: PyTree) -> Predictive:
-        """The mixture of the networks' predictions at x (N, …)."""
-        return predict_draws(self.bnn, self.networks, x)
-
-    def sample(self, key: Array, n: int) -> PyTree:
-        """n fresh networks, stacked along a leading axis."""
-        return Raveled(self.bnn.model).networks(_sample(self.gaussian, n, key))
-
-    def sample_functions(self, key: Array, n: int) -> NetworkFunctions:
-        """n fresh networks as functions of x in units of the data."""
-        return NetworkFunctions(self.bnn, self.sample(key, n))
-
-
 @eqx.filter_jit
 def _gaussian(moments: Moments) -> AbstractGaussian:
     """The distribution with these moments, of the raveled parameters."""
@@ -273,11 +233,6 @@ def _gaussian(moments: Moments) -> AbstractGaussian:
         return DiagonalGaussian(mean, jnp.sqrt(variance))
     factor = columns.T / math.sqrt(2.0 * (rank - 1))
     return LowRankGaussian(mean, factor, jnp.sqrt(0.5 * variance))
-
-
-@eqx.filter_jit
-def _sample(gaussian: AbstractGaussian, n: int, key: Array) -> Array:
-    return gaussian.sample(key, n)
 
 
 def _vector(tree: PyTree) -> Float[Array, " P"]:
