@@ -1,0 +1,128 @@
+"""What the drawings share: colors, markers, an empty canvas, bands, lines, legend."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ntkuq.report import formats
+from ntkuq.report.document import Document
+from ntkuq.report.escape import shorten
+from ntkuq.report.formats import Number
+from ntkuq.report.methods import distinct_labels
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#010203"  # stands for the text color of the page
+WIDTH = 5.4  # inches
+LABEL_LENGTH = 30  # characters of a method's label in a legend
+
+# Okabe and Ito's palette, black replaced by the ink and yellow by gray.
+COLORS = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK, "#8c8c8c",
+)  # fmt: skip
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 2)))
+
+
+class Style(NamedTuple):
+    """Color, marker and line of a method, the same in every figure of a page."""
+
+    color: str
+    marker: str
+    line: Any  # matplotlib's line style
+
+
+def style(index: int) -> Style:
+    """The style of the method at this place of the document."""
+    return Style(
+        COLORS[index % len(COLORS)],
+        MARKERS[index % len(MARKERS)],
+        LINES[index % len(LINES)],
+    )
+
+
+def canvas(height: float) -> "tuple[Figure, Axes]":
+    """A figure of the page's width with one set of axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def legend_height(shown: Sequence[int]) -> float:
+    """Inches for the legend under a figure of these methods."""
+    return 0.2 * -(-(len(shown) + 1) // 2)
+
+
+def bands(axes: "Axes", curves: Sequence[Sequence[tuple[Number, ...]]]) -> None:
+    """Gray bands around zero; methods with the same number of points share one."""
+    distinct = {tuple((r[0], r[2], r[3]) for r in rows): None for rows in curves}
+    for band in distinct:
+        axes.fill_between(
+            [100 * x for x, _, _ in band],
+            [100 * (lower - x) for x, lower, _ in band],
+            [100 * (upper - x) for x, _, upper in band],
+            color=INK,
+            alpha=max(0.14 / len(distinct), 0.04),
+            linewidth=0,
+        )
+
+
+def line(axes: "Axes", x: Sequence[Number], y: Sequence[Number], index: int) -> None:
+    """A curve in the style of its method."""
+    color, marker, dashes = style(index)
+    every = max(1, len(x) // 8)
+    axes.plot(
+        x,
+        y,
+        color=color,
+        linestyle=dashes,
+        marker=marker,
+        # Shifted, so that markers of methods that agree do not hide each other.
+        markevery=(index * every // 4 % every, every),
+    )
+
+
+def finish(
+    figure: "Figure", axes: "Axes", document: Document, shown: Sequence[int]
+) -> None:
+    """The zero line, room above and below, and the legend."""
+    axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
+    axes.margins(y=0.08)
+    labels = distinct_labels(document)
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles = [
+        Line2D([], [], color=s.color, linestyle=s.line, marker=s.marker)
+        for s in map(style, shown)
+    ]
+    names = [shorten(labels[i], LABEL_LENGTH) for i in shown]
+    figure.legend(
+        [*handles, Patch(color=INK, alpha=0.14, linewidth=0)],
+        [*names, "calibrated, 95 %"],
+        loc="outside lower center",
+        ncols=2,
+        handlelength=3.2,
+        columnspacing=1.5,
+    )
+
+
+def ends_of(score: Mapping) -> tuple[Number, ...]:
+    """The ends of the interval that are known."""
+    ends = score.get("interval") or ()
+    return tuple(end for end in ends if end is not None)
+
+
+def no_ticks():
+    """No ticks."""
+    from matplotlib.ticker import NullLocator
+
+    return NullLocator()
+
+
+def short(x: Number) -> str:
+    """A number on an axis."""
+    return f"{x:.4g}".replace("-", formats.MINUS)
