@@ -165,6 +165,104 @@ _CURVES = {
     "reliability?": _Maybe(
         dict.fromkeys(("confidence", "accuracy", "count", "lower", "upper"), _NUMBERS)
     ),
+    "pav?": _Maybe(
+        dict.fromkeys(("confidence", "accuracy", "lower", "upper"), _NUMBERS)
+    ),
+    "selective?": _Maybe(
+        dict.fromkeys(("coverage", "risk", "lower", "upper"), _NUMBERS)
+    ),
+    "spread?": _Maybe(
+        dict.fromkeys(("std", "ratio", "count", "lower", "upper"), _NUMBERS)
+    ),
+    "widths?": _Maybe(dict.fromkeys(("level", "width"), _NUMBERS)),
+}
+#: Columns of curves that are counts or have units; all others are shares.
+_UNBOUNDED = {
+    ("reliability", "count"),
+    ("selective", "risk"),
+    ("selective", "lower"),
+    ("selective", "upper"),
+    *(("spread", name) for name in ("std", "ratio", "count", "lower", "upper")),
+    ("widths", "width"),
+}
+_SCORES = _Each(dict, _SCORE)
+#: What the analyses add to a method, see `ntkuq.report.analysis` and `.extras`.
+_ANALYSES = {
+    "after?": _Maybe(
+        _Each(
+            list,
+            {
+                "name": str,
+                "text": str,
+                "kind": str,
+                "scores?": _Maybe(_SCORES),
+                "reason?": _Maybe(str),
+            },
+        )
+    ),
+    "groups?": _Maybe(
+        _Each(
+            list,
+            {
+                "by": str,
+                "level?": _Maybe(_Number),
+                "smallest_gap?": _Maybe(_Number),
+                "rows": _Each(
+                    list,
+                    {
+                        "name": str,
+                        "n": int,
+                        "small?": _Maybe(bool),
+                        "scores": _SCORES,
+                        "simultaneous?": _INTERVAL,
+                    },
+                ),
+            },
+        )
+    ),
+    "slab?": _Maybe({**_SCORE, "share?": _Maybe(_Number)}),
+    "errors?": _Maybe(
+        _Each(
+            list,
+            {
+                "row": int,
+                "observed": _Scalar,
+                "predicted": _Scalar,
+                "certainty": _Maybe(_Number),
+            },
+        )
+    ),
+    "classes?": _Maybe(_Each(list, {"name": str, "n": int, "scores": _SCORES})),
+    "detection?": _Maybe(
+        _Each(list, {"name": str, "uncertainty": str, "scores": _SCORES})
+    ),
+    "severity?": _Maybe(
+        _Each(list, {"shift": str, "severity": int, "scores": _SCORES})
+    ),
+    "distance?": _Maybe({"scores": _SCORES, "floor": _SCORES, "n?": _Maybe(int)}),
+    "omitted?": _Maybe(_Each(dict, str)),
+}
+#: What an extra adds to the run.
+_RUN_EXTRAS = {
+    "regime?": _Maybe(
+        {
+            "over": str,
+            "verdict": str,
+            "scores": _SCORES,
+            "claims": _Each(
+                list,
+                {"statement": str, "word": str, "confirm": _Number, "refute": _Number},
+            ),
+        }
+    ),
+    "reference?": _Maybe(
+        {
+            "text": str,
+            "reason?": _Maybe(str),
+            "seconds?": _Maybe(_Number),
+            "diagnostics?": _Maybe(_Each(dict, _Scalar)),
+        }
+    ),
 }
 _METHOD = {
     "label": str,
@@ -190,6 +288,7 @@ _METHOD = {
     "scores?": _Maybe(_Each(dict, _SCORE)),
     "curves?": _Maybe(_CURVES),
     "predictions?": _Maybe(str),
+    **_ANALYSES,
 }
 _DIFFERENCE = {
     "label": str,
@@ -253,6 +352,7 @@ _DOCUMENT = {
         }
     ),
     "verdict": _Each(list, _RECORD),
+    **_RUN_EXTRAS,
 }
 
 
@@ -338,7 +438,7 @@ def _curve_inconsistencies(name: str, curve: Document, where: str) -> Iterator[s
     if len(lengths) > 1:
         yield f"{where}: lists of lengths {sorted(lengths)}"
     for column in columns:
-        top = LARGEST_COUNT if column == "count" else 1.0
+        top = LARGEST_COUNT if (name, column) in _UNBOUNDED else 1.0
         if any(x is not None and not 0 <= x <= top for x in curve[column]):
             yield f"{where}.{column}: expected numbers from 0 to {top:g}"
 

@@ -37,7 +37,7 @@ _SETTINGS: Mapping[Any, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
-    "legend.fontsize": 9.5,
+    "legend.fontsize": 10,
     "font.family": "sans-serif",
     "font.size": 10,
     "lines.linewidth": 1.5,

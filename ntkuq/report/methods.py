@@ -120,6 +120,10 @@ CURVE_COLUMNS = {
     "coverage": ("level", "observed", "lower", "upper"),
     "pit": ("grid", "ecdf", "lower", "upper"),
     "reliability": ("confidence", "accuracy", "count", "lower", "upper"),
+    "pav": ("confidence", "accuracy", "lower", "upper"),
+    "selective": ("coverage", "risk", "lower", "upper"),
+    "spread": ("std", "ratio", "count", "lower", "upper"),
+    "widths": ("level", "width"),
 }
 
 
@@ -140,6 +144,26 @@ def curve_rows(method: Mapping[str, Any], name: str) -> tuple[tuple[Number, ...]
     columns = [curve[column] for column in CURVE_COLUMNS[name]]
     rows = [row for row in zip(*columns, strict=True) if None not in row]
     return tuple(thin(rows, 200))
+
+
+def with_entry(document: Document, name: str) -> tuple[int, ...]:
+    """Places of the finished methods whose record has something under this name."""
+    return tuple(
+        i
+        for i, method in enumerate(document["methods"])
+        if method["status"] == "done" and method.get(name)
+    )
+
+
+def why_omitted(document: Document, name: str, otherwise: str) -> str:
+    """The reason that a finished method gives for lacking an analysis."""
+    reasons = {
+        reason
+        for method in document["methods"]
+        if method["status"] == "done"
+        and (reason := (method.get("omitted") or {}).get(name))
+    }
+    return plain("; ".join(sorted(reasons))) if reasons else otherwise
 
 
 def thin(rows: Sequence, most: int) -> list:

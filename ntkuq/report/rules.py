@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,10 @@ LEVEL = 0.90  # the intervals that the verdict judges
 ALPHA = 0.05  # a calibration error with a smaller p-value is not due to chance
 
 SHAPE_P = 0.01  # a uniformity test below this is a wrong shape
+
+SMALLEST_GROUP = 30  # points below which a group is shown but not judged
+
+NEAR = 1.5  # a distance below this many times the floor cannot be told from exact
 
 SMALLEST_RANKING = 100  # test points below which no ranking is attempted
 
@@ -56,6 +60,26 @@ RULES: Mapping[str, str] = {
     "shape": (
         "Fires when the test of uniform probability integral transforms has"
         f" p < {SHAPE_P} although the coverage is not judged “no”."
+    ),
+    "group": (
+        "Of the recommended method, in the groups with"
+        f" {SMALLEST_GROUP} points or more, with exact binomial intervals that hold for"
+        " all groups of all groupings together with 95 % confidence. No: the interval"
+        " of the weakest group lies wholly more than {tolerance} points below the"
+        " nominal level. Yes: no interval reaches that far. Otherwise: cannot tell."
+        " Points are taken as independent."
+    ),
+    "regime": (
+        "Yes if both claims of kernel theory are confirmed, no if one is refuted, by"
+        " the whole interval of its statistic: the linearization at initialization"
+        " misses less than 0.1 (refuted: more than 0.3) of what training changed in"
+        " the outputs, and the tangent kernel changes by less than 0.1 (0.5) of its"
+        " norm. Otherwise: cannot tell."
+    ),
+    "reference": (
+        "Of the recommended method. Yes: the upper end of the 95 % interval of its"
+        f" distance to the chains is below {NEAR} times the distance of two halves of"
+        " the chains. No: the lower end is above that. Otherwise: cannot tell."
     ),
     "audit": (
         "Issues: failed methods, scores that are not finite. Tips: remarks on the data,"
@@ -112,6 +136,47 @@ def coverage_answer(
     if upper < bottom or lower > top:
         return "no"
     return "cannot tell" if lower <= level <= upper else "slightly"
+
+
+def group_answer(
+    intervals: Sequence[tuple[float, float]],
+    level: Number,
+    tolerance: Number = TOLERANCE,
+) -> tuple[Answer, int]:
+    """Do all groups hold, and which is the weakest?
+
+    Args:
+        intervals: of the coverage of each group, simultaneous.
+        level: nominal coverage.
+        tolerance: as in `coverage_answer`.
+
+    Returns:
+        The answer, and the place of the group with the smallest upper end.
+
+    >>> group_answer([(0.88, 0.95), (0.6, 0.8)], 0.9)
+    ('no', 1)
+    """
+    weakest = min(range(len(intervals)), key=lambda i: intervals[i][1])
+    limit = level - tolerance
+    if intervals[weakest][1] < limit:
+        return "no", weakest
+    if all(low >= limit for low, _ in intervals):
+        return "yes", weakest
+    return "cannot tell", weakest
+
+
+def reference_answer(distance: Mapping[str, Any], floor: Mapping[str, Any]) -> Answer:
+    """Is a distance as small as that of two halves of the chains?
+
+    >>> reference_answer({"value": 0.2, "interval": [0.18, 0.22]}, {"value": 0.05})
+    'no'
+    """
+    limit = NEAR * floor["value"]
+    ends = [end for end in distance.get("interval") or () if end is not None]
+    low, high = ends if len(ends) == 2 else (distance["value"],) * 2
+    if high < limit:
+        return "yes"
+    return "no" if low > limit else "cannot tell"
 
 
 def points_needed(

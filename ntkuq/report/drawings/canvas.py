@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#010203"  # stands for the text color of the page
-WIDTH = 5.4  # inches
+# Inches. Text of 10 points is then 12 pixels high where a page is 400 pixels wide.
+WIDTH = 4.3
 LABEL_LENGTH = 30  # characters of a method's label in a legend
+NARROW_LABEL = 18  # the same where two of them share a line
 
 # Okabe and Ito's palette, black replaced by the ink and yellow by gray.
 COLORS = (
@@ -100,13 +102,29 @@ def finish(
         for s in map(style, shown)
     ]
     names = [shorten(labels[i], LABEL_LENGTH) for i in shown]
+    band = Patch(color=INK, alpha=0.14, linewidth=0)
+    legend(figure, [*handles, band], [*names, "calibrated, 95 %"], handlelength=3.2)
+
+
+def legend(
+    figure: "Figure",
+    handles: Sequence[Any],
+    names: Sequence[str],
+    *,
+    handlelength: float,
+) -> None:
+    """A legend under the axes: two names a line if they fit, else the page grows."""
+    columns = 2 if max(map(len, names), default=0) <= NARROW_LABEL else 1
+    if columns == 1:
+        more = len(names) - -(-len(names) // 2)
+        figure.set_figheight(figure.get_figheight() + 0.2 * more)
     figure.legend(
-        [*handles, Patch(color=INK, alpha=0.14, linewidth=0)],
-        [*names, "calibrated, 95 %"],
+        handles,
+        names,
         loc="outside lower center",
-        ncols=2,
-        handlelength=3.2,
-        columnspacing=1.5,
+        ncols=columns,
+        handlelength=handlelength,
+        columnspacing=1.2,
     )
 
 
@@ -126,3 +144,37 @@ def no_ticks():
 def short(x: Number) -> str:
     """A number on an axis."""
     return f"{x:.4g}".replace("-", formats.MINUS)
+
+
+def panels(
+    count: int, height: float, columns: int = 2
+) -> "tuple[Figure, Sequence[Axes]]":
+    """A grid of axes in reading order, `height` inches a row; what is left is empty."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(WIDTH, 0.7 + height * rows), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    return figure, grid[:count]
+
+
+def legend_of(
+    figure: "Figure", document: Document, shown: Sequence[int], *, band: bool = False
+) -> None:
+    """A legend of methods, with the gray band where there is one."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    labels = distinct_labels(document)
+    handles: list[Any] = [
+        Line2D([], [], color=s.color, linestyle=s.line, marker=s.marker)
+        for s in map(style, shown)
+    ]
+    names = [shorten(labels[i], LABEL_LENGTH) for i in shown]
+    if band:
+        handles.append(Patch(color=INK, alpha=0.14, linewidth=0))
+        names.append("calibrated, 95 %")
+    legend(figure, handles, names, handlelength=3.2)

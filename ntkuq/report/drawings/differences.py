@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-from .canvas import INK, LABEL_LENGTH, canvas, ends_of, no_ticks, short, style
+from .canvas import INK, NARROW_LABEL, canvas, ends_of, no_ticks, short, style
 
 
 def differences(document: Document) -> "Figure":
@@ -46,8 +46,7 @@ def differences(document: Document) -> "Figure":
             zorder=3,
         )
     names = [
-        shorten(labels[i], LABEL_LENGTH - (8 if i == best else 0))
-        + (" (best)" if i == best else "")
+        shorten(labels[i], NARROW_LABEL) + ("\n(best)" if i == best else "")
         for i, _ in rows
     ]
     axes.set_yticks(range(len(rows)), names)

@@ -12,7 +12,15 @@ from ntkuq.report.methods import cost_points, distinct_labels, score_name, thin
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-from .canvas import LABEL_LENGTH, canvas, ends_of, legend_height, no_ticks, style
+from .canvas import (
+    LABEL_LENGTH,
+    canvas,
+    ends_of,
+    legend,
+    legend_height,
+    no_ticks,
+    style,
+)
 
 
 def price(document: Document) -> "Figure":
@@ -38,16 +46,14 @@ def price(document: Document) -> "Figure":
     from matplotlib.lines import Line2D
 
     labels = distinct_labels(document)
-    figure.legend(
+    legend(
+        figure,
         [
             Line2D([], [], color=s.color, marker=s.marker, linestyle="none")
             for s in map(style, shown)
         ],
         [shorten(labels[i], LABEL_LENGTH) for i in shown],
-        loc="outside lower center",
-        ncols=2,
         handlelength=1,
-        columnspacing=1.5,
     )
     return figure
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-from .canvas import INK, LABEL_LENGTH, WIDTH, Style, style
+from .canvas import INK, LABEL_LENGTH, NARROW_LABEL, WIDTH, Style, style
 
 
 def reliability(document: Document) -> "Figure":
@@ -33,7 +33,8 @@ def reliability(document: Document) -> "Figure":
         index = shown[place]
         rows = curve_rows(document["methods"][index], "reliability")
         _reliability_panel(axes, rows, style(index))
-        axes.set_title(shorten(labels[index], LABEL_LENGTH), fontsize=10)
+        length = NARROW_LABEL if columns == 2 else LABEL_LENGTH
+        axes.set_title(shorten(labels[index], length), fontsize=10)
         axes.tick_params(labelbottom=place + columns >= len(shown))
     figure.supxlabel("stated confidence, %", fontsize=10)
     figure.supylabel("accuracy − confidence, points", fontsize=10)

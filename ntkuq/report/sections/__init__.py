@@ -11,12 +11,17 @@ from ntkuq.report import formats
 from ntkuq.report.document import Document
 from ntkuq.report.escape import plain, shorten
 
+from .after import after_section
 from .blocks import Figure, Missing, Section
 from .closing import audit_section, reproduce_section
 from .cost import cost_section
+from .failures import failures_section
 from .hyperparameters import hyperparameter_section
+from .kinds import kinds_section
+from .knows import knows_section
 from .method import method_section
 from .setup import setup_section
+from .theory import reference_section, regime_section, second_order_section
 from .trust import trust_section
 
 
@@ -26,6 +31,10 @@ CODE_WORDS: Mapping[str, str] = {
     "intervals": "Intervals",
     "reliability": "Probabilities",
     "shape": "Shape",
+    "group": "Weak spot",
+    "regime": "Kernel regime",
+    "reference": "Near to exact",
+    "cost": "Cost",
     "audit": "Clean audit",
 }
 
@@ -35,6 +44,13 @@ def sections(document: Document) -> tuple[Section, ...]:
     return (
         method_section(document),
         trust_section(document),
+        after_section(document),
+        failures_section(document),
+        knows_section(document),
+        kinds_section(document),
+        regime_section(document),
+        second_order_section(),
+        reference_section(document),
         hyperparameter_section(document),
         cost_section(document),
         setup_section(document),

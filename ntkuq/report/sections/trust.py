@@ -4,11 +4,18 @@ from collections.abc import Iterable, Sequence
 
 from ntkuq.report import formats
 from ntkuq.report.document import Document
+from ntkuq.report.escape import plain, shorten
 from ntkuq.report.formats import Number
-from ntkuq.report.methods import curve_rows, distinct_labels, thin, with_curve
+from ntkuq.report.methods import (
+    curve_rows,
+    distinct_labels,
+    thin,
+    with_curve,
+    with_entry,
+)
 
 from .blocks import Block, Figure, Row, Section, Table
-from .words import as_percentage, lacking, said, sentences
+from .words import as_percentage, lacking, said, score_cell, sentences
 
 
 def trust_section(document: Document) -> Section:
@@ -18,10 +25,12 @@ def trust_section(document: Document) -> Section:
         blocks: tuple[Block, ...] = (
             _coverage_block(document),
             _shape_block(document),
+            _spread_block(document),
+            _width_block(document),
         )
     else:
         question = "When it says 80 %, is it right 80 % of the time?"
-        blocks = (_reliability_block(document),)
+        blocks = (_reliability_block(document), _classes_block(document))
     return Section("trust", "Can I trust it?", question, blocks)
 
 
@@ -179,4 +188,93 @@ def _reliability_block(document: Document) -> Block:
             ("Method", "Confidence", "Accuracy", "Consistency band", "n"),
             tuple(rows),
         ),
+    )
+
+
+def _spread_block(document: Document) -> Block:
+    heading = "Are errors larger where the predicted spread is larger?"
+    shown = with_curve(document, "spread")
+    if not shown:
+        why = "the run has no curves of errors by predicted spread."
+        return lacking(document, "spread", heading, why)
+    labels = distinct_labels(document)
+    rows, lines = [], []
+    for i in shown:
+        points = curve_rows(document["methods"][i], "spread")
+        outside = sum(not low <= ratio <= high for _, ratio, _, low, high in points)
+        lines.append(f"{labels[i]}: {outside} of {len(points)} bins outside the band")
+        for std, ratio, count, low, high in thin(points, 10):
+            rows.append(
+                Row(
+                    labels[i],
+                    (
+                        formats.number(std),
+                        formats.number(ratio),
+                        formats.bracket((low, high)),
+                        formats.count(count),
+                    ),
+                )
+            )
+    return Figure(
+        "spread",
+        heading,
+        "The points are sorted by their predicted standard deviation. One: errors as"
+        " large as predicted. Above: too narrow there. A curve over one place only:"
+        " the method predicts nearly the same spread everywhere. The gray band is where"
+        " a calibrated method would be, 95 times in 100, in each bin.",
+        f"{heading} {sentences(lines)}",
+        Table(
+            "Root mean squared error over predicted standard deviation, by the latter.",
+            ("Method", "Predicted", "Error ÷ predicted", "Consistency band", "n"),
+            tuple(rows),
+        ),
+    )
+
+
+def _width_block(document: Document) -> Block:
+    heading = "How much do the widths of the intervals vary?"
+    shown = with_curve(document, "widths")
+    if not shown:
+        why = "the run has no quantiles of widths."
+        return lacking(document, "widths", heading, why)
+    labels = distinct_labels(document)
+    wanted = (0.05, 0.25, 0.5, 0.75, 0.95)
+    rows = []
+    for i in shown:
+        points = curve_rows(document["methods"][i], "widths")
+        near = [min(points, key=lambda row, w=w: abs(row[0] - w)) for w in wanted]
+        rows.append(Row(labels[i], tuple(formats.number(row[1]) for row in near)))
+    return Table(
+        f"{heading} Quantiles over the test points of the width of 90 % intervals.",
+        ("Method", *(f"{formats.level(w)} %" for w in wanted)),
+        tuple(rows),
+    )
+
+
+def _classes_block(document: Document) -> Block:
+    heading = "Each class against the rest"
+    shown = with_entry(document, "classes")
+    if not shown:
+        why = "the run has no numbers by class."
+        return lacking(document, "classes", heading, why)
+    labels = distinct_labels(document)
+    rows = tuple(
+        Row(
+            f"{labels[i]}: {shorten(plain(one['name']), 60)}",
+            (
+                formats.count(one["n"]),
+                *(
+                    score_cell(one["scores"].get(name), percentage=True)
+                    for name in ("mean_probability", "share", "difference")
+                ),
+            ),
+        )
+        for i in shown
+        for one in document["methods"][i]["classes"]
+    )
+    return Table(
+        f"{heading}: mean predicted probability minus share of the test points, in %;"
+        " zero for a calibrated method.",
+        ("Method and class", "n", "Mean probability", "Share", "Difference"),
+        rows,
     )

@@ -1,0 +1,138 @@
+"""Kernel regime, second order, and the distance to the exact posterior."""
+
+from typing import Any
+
+from ntkuq.report import formats
+from ntkuq.report.document import Document
+from ntkuq.report.escape import plain, shorten
+from ntkuq.report.methods import distinct_labels, why_omitted, with_entry
+
+from .blocks import Block, Missing, Row, Section, Table, Text
+from .words import score_cell
+
+
+#: Numbers of the regime in words.
+REGIME = {
+    "linearization_error": "Linearization error, in posterior standard deviations",
+    "relative_error": "Linearization error, as a share of what training changed",
+    "kernel_change": "Change of the tangent kernel, as a share of its norm",
+    "alignment": "Alignment of the kernel with the targets, trained",
+    "initial_alignment": "Alignment of the kernel with the targets, at initialization",
+}
+
+
+def regime_section(document: Document) -> Section:
+    """Whether NTK theory applies."""
+    return Section(
+        "regime",
+        "Kernel regime?",
+        "Does NTK theory apply to my network?",
+        _regime_blocks(document.get("regime")),
+    )
+
+
+def _regime_blocks(found: Any) -> tuple[Block, ...]:
+    if not found:
+        why = "it was not asked for: KernelRegime() or --with regime."
+        return (Missing("kernel", "Kernel and linearization", why),)
+    rows = tuple(
+        Row(
+            REGIME.get(name, plain(name)),
+            (
+                score_cell({**score, "se": score.get("se")}, percentage=False),
+                formats.count(score.get("n")),
+            ),
+        )
+        for name, score in found["scores"].items()
+    )
+    claims = tuple(
+        Row(
+            plain(claim["statement"]),
+            (
+                plain(claim["word"]),
+                f"below {formats.number(claim['confirm'])}",
+                f"above {formats.number(claim['refute'])}",
+            ),
+        )
+        for claim in found["claims"]
+    )
+    return (
+        Text(plain(found["verdict"])),
+        Table(
+            f"Measured at test inputs; 95 % intervals over {plain(found['over'])}.",
+            ("Quantity", "Value ± SE, interval", f"Number of {plain(found['over'])}"),
+            rows,
+        ),
+        Table(
+            "Claims of the theory, decided by the whole interval.",
+            ("Claim", "Decision", "Confirmed", "Refuted"),
+            claims,
+        ),
+    )
+
+
+def second_order_section() -> Section:
+    """Whether a second-order step would help."""
+    why = "no step was tried: a comparison does not probe the optimizer."
+    return Section(
+        "second-order",
+        "Would second order help?",
+        "Should I change the optimizer?",
+        (Missing("steps", "Decrease per step and per second", why),),
+    )
+
+
+def reference_section(document: Document) -> Section:
+    """How near to the exact posterior."""
+    return Section(
+        "reference",
+        "How near to exact?",
+        "Is the approximation or the model at fault?",
+        _reference_blocks(document),
+    )
+
+
+def _reference_blocks(document: Document) -> tuple[Block, ...]:
+    title = "Distance of the predictions to Markov chains on the same posterior"
+    reference = document.get("reference")
+    if not reference:
+        why = "no reference was asked for: Reference() or --with reference."
+        return (Missing("distance", title, why),)
+    if reference.get("reason"):
+        why = (
+            f"the chains are no reference: {shorten(plain(reference['reason']), 400)}."
+        )
+        return (Missing("distance", title, why),)
+    shown = with_entry(document, "distance")
+    if not shown:
+        why = "no finished method could be compared."
+        return (Missing("distance", title, why_omitted(document, "distance", why)),)
+    labels = distinct_labels(document)
+    names = list(document["methods"][shown[0]]["distance"]["scores"])
+    rows = []
+    for i in shown:
+        found = document["methods"][i]["distance"]
+        cells = [score_cell(found["scores"].get(n), percentage=False) for n in names]
+        rows.append(Row(labels[i], tuple(cells)))
+    floor = document["methods"][shown[0]]["distance"]["floor"]
+    if floor:
+        cells = [score_cell(floor.get(n), percentage=False) for n in names]
+        rows.append(Row("two halves of the chains (floor)", tuple(cells)))
+    table = Table(
+        f"{title}: {shorten(plain(reference['text']), 200)}.",
+        ("Method", *(plain(name).replace("_", " ") for name in names)),
+        tuple(rows),
+    )
+    facts = tuple(
+        Row(plain(name), (_value(value),))
+        for name, value in (reference.get("diagnostics") or {}).items()
+    )
+    return (table, Table("The chains.", ("Diagnostic", "Value"), facts))
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return formats.count(value)
+    return formats.number(value) if isinstance(value, float) else plain(value)
