@@ -26,13 +26,18 @@ def assemble(
     units: Mapping[str, Unit],
     *,
     group: np.ndarray | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Document:
-    """The run document of finished units: methods, paired differences, verdict."""
+    """The run document of finished units: methods, paired differences, verdict.
+
+    `more` are entries of its own, from extras.
+    """
     document = {
         "schema": SCHEMA,
         "provenance": provenance,
         "problem": problem,
         "methods": [dict(unit.record) for unit in units.values()],
+        **(more or {}),
     }
     pointwise = {
         name: unit.arrays["pointwise.nll"]
@@ -93,9 +98,32 @@ class Comparison:
         comparison = self.document["comparison"]
         return None if comparison is None else comparison["best"]
 
-    def report(self, path: str | PathLike[str]) -> Path:
-        """Write a view: .html, .md, .csv, .tex or .json, by the suffix."""
-        return write(self.document, path)
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+        """For notebooks: verdict and table, as text, Markdown and HTML."""
+        from ntkuq.report import fragment
+
+        return {
+            "text/plain": str(self),
+            "text/markdown": fragment.markdown(self.document),
+            "text/html": fragment.html(self.document),
+        }
+
+    def report(
+        self, path: str | PathLike[str], *, baseline: Document | None = None
+    ) -> Path:
+        """Write a view: .html, .md, .csv, .tex or .json, by the suffix.
+
+        Args:
+            path: the file.
+            baseline: the document of another run, to tell what changed since.
+        """
+        return write(self.document, path, baseline)
+
+    def figures(self, folder: str | PathLike[str], suffix: str = ".pdf") -> list[Path]:
+        """Write every figure of the report as a file, .pdf, .svg, .png or .pgf."""
+        from ntkuq.report import figures
+
+        return figures.write_all(self.document, folder, suffix)
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat record a method: scores, standard errors, cost."""

@@ -244,6 +244,7 @@ _ANALYSES = {
 }
 #: What an extra adds to the run.
 _RUN_EXTRAS = {
+    "omitted?": _Maybe(_Each(dict, str)),
     "regime?": _Maybe(
         {
             "over": str,

@@ -9,12 +9,14 @@ are neither read nor changed.
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
 from .document import Document
 from .drawings import DRAWINGS
-from .drawings.canvas import INK as INK
+from .drawings.canvas import COLORS, DARK_COLORS, INK as INK
 
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _SETTINGS: Mapping[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ntkuq",
+    "pdf.fonttype": 42,
     "text.parse_math": False,
     "text.color": INK,
     "axes.edgecolor": INK,
@@ -50,7 +53,7 @@ def draw(document: Document, key: str) -> "Figure":
 
     Args:
         document: a valid run document with the data that the figure needs.
-        key: "differences", "coverage", "shape", "reliability" or "price".
+        key: one of `DRAWINGS`, such as "differences" or "coverage".
 
     Returns:
         A matplotlib figure that belongs to no window.
@@ -85,6 +88,66 @@ def svg(document: Document, key: str, title: str, description: str) -> str:
     return _for_page(file.getvalue(), f"fig-{key}", title, description)
 
 
+def write_all(
+    document: Document, folder: str | PathLike[str], suffix: str = ".pdf"
+) -> list[Path]:
+    """Write every figure that the document has the data for.
+
+    Args:
+        document: a valid run document.
+        folder: a directory; made where it is missing.
+        suffix: ".pdf", ".svg", ".png", or ".pgf" to be typeset by LaTeX.
+
+    Returns:
+        The files, named by the keys of the figures.
+
+    Raises:
+        ValueError: for another suffix.
+        FileNotFoundError: for ".pgf" without a LaTeX installation, which Matplotlib
+            asks for the sizes of texts.
+    """
+    import shutil
+
+    from .sections import sections
+    from .sections.blocks import Figure
+
+    kinds = (".pdf", ".svg", ".png", ".pgf")
+    if suffix not in kinds:
+        raise ValueError(f"expected a suffix of {', '.join(kinds)}, got {suffix!r}")
+    if suffix == ".pgf" and shutil.which("xelatex") is None:
+        raise FileNotFoundError(
+            "figures as .pgf need LaTeX (xelatex), which was not found: install it, or "
+            "write .pdf"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for section in sections(document):
+        for block in section.blocks:
+            if not isinstance(block, Figure):
+                continue
+            file = folder / f"{block.key}{suffix}"
+            # the ink is as good as black
+            with _settings():
+                figure = DRAWINGS[block.key](document)
+                stamp = {"pdf": "CreationDate", "svg": "Date"}.get(suffix[1:])
+                metadata = {} if stamp is None else {stamp: None}
+                figure.savefig(file, metadata=metadata, bbox_inches="tight")
+            files.append(file)
+    return files
+
+
+def dark_colors() -> Iterator[tuple[str, str]]:
+    """CSS variables for a dark page, with the colors that they give the methods."""
+    for color, dark in zip(COLORS, DARK_COLORS, strict=True):
+        if color != INK:
+            yield _variable(color), dark
+
+
+def _variable(color: str) -> str:
+    return f"--method-{COLORS.index(color)}"
+
+
 @contextmanager
 def _settings() -> Iterator[None]:
     import warnings
@@ -106,6 +169,11 @@ def _for_page(text: str, prefix: str, title: str, description: str) -> str:
     text = re.sub(r"url\(#", f"url(#{prefix}-", text)
     text = re.sub(r'href="#', f'href="#{prefix}-', text)
     text = text.replace(INK, "currentColor")
+    text = re.sub(
+        rf"(fill|stroke): ({'|'.join(color for color in COLORS if color != INK)})\b",
+        lambda m: f"{m[1]}: var({_variable(m[2])}, {m[2]})",
+        text,
+    )
     text = re.sub(r"font: ([\d.]+px) '[^\"]*?sans-serif", r"font: \1 sans-serif", text)
     text = re.sub(r' d="([^"]*)"', lambda m: f' d="{_rounded(m[1])}"', text)
     label = f'role="img" aria-labelledby="{prefix}-title {prefix}-desc"'

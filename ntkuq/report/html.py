@@ -7,11 +7,12 @@ from .sections import CODE_WORDS, anchors, sections, subtitle, title
 from .sections.blocks import Figure, Listing, Missing, Table, Text
 
 
-def page(document: Document) -> str:
+def page(document: Document, baseline: Document | None = None) -> str:
     """The whole report.
 
     Args:
         document: a run document; checked first.
+        baseline: another run, to tell what changed since; checked too.
 
     Returns:
         HTML text. Everything from the document is escaped.
@@ -26,6 +27,9 @@ def page(document: Document) -> str:
     from . import figures
 
     validate(document)
+    if baseline is not None:
+        validate(baseline)
+    parts = sections(document, baseline)
 
     def drawing(figure: Figure) -> Markup:
         # The figure's labels were escaped when it was written as SVG.
@@ -44,13 +48,14 @@ def page(document: Document) -> str:
         title=title(document),
         subtitle=subtitle(document),
         verdict=document["verdict"],
-        sections=sections(document),
+        sections=parts,
         kind=_kind,
         drawing=drawing,
+        dark_colors=figures.dark_colors(),
         plain=plain,
         short_label=short_label,
         words=CODE_WORDS,
-        anchors=anchors(sections(document)),
+        anchors=anchors(parts),
         version=plain(document["provenance"].get("ntkuq") or "version not recorded"),
         created=plain(document["provenance"].get("created") or "date not recorded"),
         schema=document["schema"],

@@ -10,11 +10,12 @@ from .sections import CODE_WORDS, sections, subtitle, title
 from .sections.blocks import Block, Figure, Listing, Missing, Row, Table, Text
 
 
-def page(document: Document) -> str:
+def page(document: Document, baseline: Document | None = None) -> str:
     """The whole report, with the numbers of each figure in place of the drawing.
 
     Args:
         document: a run document; checked first.
+        baseline: another run, to tell what changed since; checked too.
 
     Returns:
         Markdown text. Everything from the document is escaped.
@@ -23,10 +24,12 @@ def page(document: Document) -> str:
         DocumentError: the document is not usable.
     """
     validate(document)
-    return "\n".join(_lines(document)) + "\n"
+    if baseline is not None:
+        validate(baseline)
+    return "\n".join(_lines(document, baseline)) + "\n"
 
 
-def _lines(document: Document) -> Iterator[str]:
+def _lines(document: Document, baseline: Document | None) -> Iterator[str]:
     yield f"# {markdown(title(document))}"
     yield ""
     yield markdown(subtitle(document))
@@ -38,7 +41,7 @@ def _lines(document: Document) -> Iterator[str]:
     if not document["verdict"]:
         yield "The run has no verdict."
     yield ""
-    for section in sections(document):
+    for section in sections(document, baseline):
         yield f"## {markdown(section.title)}"
         yield ""
         yield f"*{markdown(section.question)}*"

@@ -156,7 +156,10 @@ def with_entry(document: Document, name: str) -> tuple[int, ...]:
 
 
 def why_omitted(document: Document, name: str, otherwise: str) -> str:
-    """The reason that a finished method gives for lacking an analysis."""
+    """The reason that the run, or a finished method, gives for lacking an analysis."""
+    whole = (document.get("omitted") or {}).get(name)
+    if whole:
+        return plain(whole)
     reasons = {
         reason
         for method in document["methods"]

@@ -18,8 +18,10 @@ from ntkuq.kernels import Empirical
 from ntkuq.models import BNN, LeaveOneOut, MarginalLikelihood, identity
 from ntkuq.posteriors import GP, MAP, NNGP, NTKGP, AbstractMethod, Estimate
 from ntkuq.report import catalog
+from ntkuq.report.asked import Asked, need_extras
 from ntkuq.report.comparison import Comparison, assemble
 from ntkuq.report.document import Document
+from ntkuq.report.extras import AbstractExtra
 from ntkuq.report.limits import Limits, make_plan
 from ntkuq.report.problem import description, problem
 from ntkuq.report.progress import AbstractProgress, Silent
@@ -43,6 +45,7 @@ def compare(
     warnings: Sequence[str] = (),
     command: str = "ntkuq.compare(...)",
     fresh: bool = False,
+    extras: Sequence[AbstractExtra] = (),
     key: Array,
 ) -> Comparison:
     """Fit every method to `data.train`, score it on `data.test`, compare in pairs.
@@ -63,6 +66,8 @@ def compare(
         warnings: remarks on the data for the report.
         command: what was typed, for the report.
         fresh: ignore what is stored.
+        extras: more to find out, such as `KernelRegime()`, `Reference()`, `Shifts()`
+            and `OutsideSets()`. Methods that were stored without them are fitted again.
         key: random key; a method's own key depends on it and the method alone.
 
     Returns:
@@ -73,6 +78,7 @@ def compare(
             another problem.
     """
     named = _named(methods, bnn, _check_split(data).train)
+    wanted = need_extras(extras)
     prepared = bnn.prepare(data.train)
     _check_test(prepared, data)
     seed = int.from_bytes(np.asarray(jax.random.key_data(key), ">u4").tobytes())
@@ -82,6 +88,8 @@ def compare(
     progress.plan(plan, entry)
     run = _Run(data, store, progress, fresh, seed, key)
     base, trainer = _train(run, named, prepared, plan)
+    asked = Asked(wanted, base, data, store, progress, fresh, seed, key)
+    run = run._replace(asked=asked)
     units: dict[str, Unit] = {}
     for name, method in named.items():
         reason, status = plan[name], "skipped"
@@ -99,7 +107,7 @@ def compare(
             units[name] = run.unit(name, method, base, trainer.text)
     units = _with_costs(units, named, trainer, share=not bnn.trained)
     head = provenance(command=command, seed=seed, dtype=str(_dtype(base)))
-    document = assemble(head, entry, units, group=data.test.group)
+    document = assemble(head, entry, units, group=data.test.group, more=asked.entries())
     comparison = Comparison(document, data.test, _pointwise(units), _folder(out))
     if out is not None:
         _write(Path(out), document, units, seed)
@@ -143,6 +151,7 @@ class _Run(NamedTuple):
     fresh: bool
     seed: int
     key: Array
+    asked: Asked | None = None
 
     def unit(
         self, name: str, method: AbstractMethod, bnn: BNN, trainer: str | None = None
@@ -152,7 +161,10 @@ class _Run(NamedTuple):
         Beyond the problem a unit depends on method and seed, and on how the shared
         network was trained (`trainer`, the identity of its method).
         """
-        number = digest([identity(method), self.seed, trainer, ntkuq.__version__])
+        parts = [identity(method), self.seed, trainer, ntkuq.__version__]
+        if self.asked is not None and self.asked.extras:
+            parts.append(self.asked.text)
+        number = digest(parts)
         stored_as = f"{type(method).__name__.lower()}-{number[:24]}"
         if self.store is not None and not self.fresh:
             found = self._stored(self.store, stored_as, name, bnn)
@@ -172,6 +184,7 @@ class _Run(NamedTuple):
             self.data,
             callback=callback,
             checkpoint=None if self.store is None else self.store.partial(stored_as),
+            extras=None if self.asked is None else self.asked.of_method,
             seed=self.seed,
             key=own,
         )

@@ -24,6 +24,7 @@ from ntkuq.posteriors import (
     Predictive,
     TooLarge,
 )
+from ntkuq.report.analysis import analyses
 
 
 #: Failures that belong to a method and its numbers: reported, and the others go on.
@@ -75,10 +76,11 @@ def run_unit(
     *,
     callback: Callable[[int, float], None] | None = None,
     checkpoint: Path | None = None,
+    extras: Callable[[AbstractPosterior, Predictive], dict[str, Any]] | None = None,
     seed: int,
     key: Array,
 ) -> Unit:
-    """Fit, predict the test inputs, and score.
+    """Fit, predict the test inputs, score, and analyze.
 
     A method that fails numerically, or that does not apply, gives a record that says
     so; any other exception is a defect and is raised.
@@ -97,10 +99,13 @@ def run_unit(
         predicted = time.perf_counter() - start
         scores = score(predictive, data.test.y)
         arrays = _pointwise(scores) | _predictions(predictive, data.test)
+        more = analyses(posterior, predictive, data)
+        if extras is not None:
+            more = merged(more, extras(posterior, predictive))
     except NOT_APPLICABLE as error:
-        return Unit(record | {"status": "skipped", "reason": _one_line(error)}, {})
+        return Unit(record | {"status": "skipped", "reason": one_line(error)}, {})
     except NUMERICAL as error:
-        return Unit(record | {"status": "failed", "reason": _one_line(error)}, {})
+        return Unit(record | {"status": "failed", "reason": one_line(error)}, {})
     record |= {
         "hyperparameters": [_hyperparameter(h) for h in posterior.hyperparameters],
         "log_marginal_likelihood": posterior.log_marginal_likelihood,
@@ -110,7 +115,7 @@ def run_unit(
             "predict_points": len(data.test),
         },
         "diagnostics": _diagnostics(posterior),
-    } | scored(scores)
+    } | merged(scored(scores), more)
     return Unit(record, arrays, posterior.bnn if isinstance(method, MAP) else None)
 
 
@@ -152,6 +157,14 @@ def scored(scores: Scores) -> dict[str, Any]:
     }
 
 
+def merged(first: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Both records; where both have scores, curves or omissions, those of both."""
+    found = first | more
+    for name in ("scores", "curves", "omitted"):
+        found[name] = first.get(name, {}) | more.get(name, {})
+    return found
+
+
 def _pointwise(scores: Scores) -> dict[str, np.ndarray]:
     return {f"pointwise.{name}": np.asarray(v) for name, v in scores.pointwise.items()}
 
@@ -188,7 +201,8 @@ def _diagnostics(posterior: AbstractPosterior) -> dict[str, Any]:
     }
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The message of an error, as a reason."""
     text = " ".join(str(error).split())
     if isinstance(error, NotImplementedError):
         return f"not available for this likelihood: {text or 'not implemented'}"

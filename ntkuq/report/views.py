@@ -10,7 +10,11 @@ from . import html, markdown, tables
 from .document import Document, dumps, validate
 
 
-def write(document: Document, path: str | PathLike[str]) -> Path:
+def write(
+    document: Document,
+    path: str | PathLike[str],
+    baseline: Document | None = None,
+) -> Path:
     """Write a view of a run document.
 
     The file appears whole or not at all: it is written beside its place and renamed.
@@ -18,12 +22,13 @@ def write(document: Document, path: str | PathLike[str]) -> Path:
     Args:
         document: a run document; checked first.
         path: where to; `.html`, `.md`, `.csv`, `.tex` or `.json`.
+        baseline: another run, to tell what changed since; .html and .md only.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: another suffix, or a baseline for a view that cannot show it.
         IsADirectoryError: the path is a directory.
         DocumentError: the document is not usable.
     """
@@ -37,7 +42,15 @@ def write(document: Document, path: str | PathLike[str]) -> Path:
         known = ", ".join(_VIEWS)
         raise ValueError(f"{file.name}: expected one of {known}, got {file.suffix!r}")
     validate(document)
-    _replace(file, view(document).encode("utf-8"))
+    if baseline is None:
+        text = view(document)
+    elif file.suffix.lower() in _COMPARED:
+        text = _COMPARED[file.suffix.lower()](document, baseline)
+    else:
+        raise ValueError(
+            f"{file.name}: expected .html or .md with a baseline, got {file.suffix!r}"
+        )
+    _replace(file, text.encode("utf-8"))
     return file
 
 
@@ -60,4 +73,9 @@ _VIEWS: Mapping[str, Callable[[Document], str]] = {
     ".csv": tables.csv,
     ".tex": tables.latex,
     ".json": dumps,
+}
+#: Views that tell what changed.
+_COMPARED: Mapping[str, Callable[[Document, Document], str]] = {
+    ".html": html.page,
+    ".md": markdown.page,
 }

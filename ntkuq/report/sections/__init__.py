@@ -13,6 +13,7 @@ from ntkuq.report.escape import plain, shorten
 
 from .after import after_section
 from .blocks import Figure, Missing, Section
+from .changes import changes_section
 from .closing import audit_section, reproduce_section
 from .cost import cost_section
 from .failures import failures_section
@@ -31,7 +32,7 @@ CODE_WORDS: Mapping[str, str] = {
     "intervals": "Intervals",
     "reliability": "Probabilities",
     "shape": "Shape",
-    "group": "Weak spot",
+    "group": "Holds in every group",
     "regime": "Kernel regime",
     "reference": "Near to exact",
     "cost": "Cost",
@@ -39,9 +40,13 @@ CODE_WORDS: Mapping[str, str] = {
 }
 
 
-def sections(document: Document) -> tuple[Section, ...]:
-    """All sections of a report, in reading order."""
+def sections(
+    document: Document, baseline: Document | None = None
+) -> tuple[Section, ...]:
+    """All sections of a report in reading order, changes since a baseline first."""
+    changes = () if baseline is None else (changes_section(document, baseline),)
     return (
+        *changes,
         method_section(document),
         trust_section(document),
         after_section(document),

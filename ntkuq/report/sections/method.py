@@ -17,6 +17,8 @@ COLUMNS = (
     ("crps", "CRPS", False, True),
     ("rmse", "RMSE", False, True),
     ("brier", "Brier score", False, False),
+    ("miscalibration", "Miscalibration, part of the Brier score", False, False),
+    ("discrimination", "Discrimination, part of the Brier score", False, False),
     ("accuracy", "Accuracy, %", True, False),
     ("ece", "Calibration error, points", True, False),
     ("coverage_90", "Coverage of 90 % intervals, %", True, False),

@@ -1,7 +1,5 @@
 """Kernel regime, second order, and the distance to the exact posterior."""
 
-from typing import Any
-
 from ntkuq.report import formats
 from ntkuq.report.document import Document
 from ntkuq.report.escape import plain, shorten
@@ -27,13 +25,15 @@ def regime_section(document: Document) -> Section:
         "regime",
         "Kernel regime?",
         "Does NTK theory apply to my network?",
-        _regime_blocks(document.get("regime")),
+        _regime_blocks(document),
     )
 
 
-def _regime_blocks(found: Any) -> tuple[Block, ...]:
+def _regime_blocks(document: Document) -> tuple[Block, ...]:
+    found = document.get("regime")
     if not found:
         why = "it was not asked for: KernelRegime() or --with regime."
+        why = why_omitted(document, "regime", why)
         return (Missing("kernel", "Kernel and linearization", why),)
     rows = tuple(
         Row(
@@ -97,6 +97,7 @@ def _reference_blocks(document: Document) -> tuple[Block, ...]:
     reference = document.get("reference")
     if not reference:
         why = "no reference was asked for: Reference() or --with reference."
+        why = why_omitted(document, "distance", why)
         return (Missing("distance", title, why),)
     if reference.get("reason"):
         why = (

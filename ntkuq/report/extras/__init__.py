@@ -1,0 +1,7 @@
+"""More that a comparison finds out when it is asked to: `compare(..., extras=…)`."""
+
+from .base import AbstractExtra as AbstractExtra
+from .outside import OutsideSets as OutsideSets
+from .reference import Reference as Reference
+from .regime import KernelRegime as KernelRegime
+from .shifts import Shifts as Shifts
