@@ -211,6 +211,7 @@ _ANALYSES = {
                     list,
                     {
                         "name": str,
+                        "range?": _Maybe(str),
                         "n": int,
                         "small?": _Maybe(bool),
                         "scores": _SCORES,

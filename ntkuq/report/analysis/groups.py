@@ -117,7 +117,8 @@ def _entry(
     else:
         table = coverage_by_group(p, test.y, group, level=LEVEL)
     rows = []
-    for row in table.rows:
+    ranked = isinstance(group, Groups)
+    for place, row in enumerate(table.rows):
         others = {name: score.to_dict() for name, score in row.others.items()}
         if p.is_classification:
             ends = row.gap_interval
@@ -129,7 +130,8 @@ def _entry(
             scores = {"coverage": row.value.to_dict()} | others
         rows.append(
             {
-                "name": row.name.removeprefix("value "),
+                "name": _rank(place, len(table.rows)) if ranked else row.name,
+                "range": row.name.removeprefix("value ") if ranked else None,
                 "n": row.n,
                 "small": row.small,
                 "scores": scores,
@@ -138,6 +140,13 @@ def _entry(
         )
     level = None if p.is_classification else LEVEL
     return {"by": by, "level": level, "smallest_gap": table.detectable, "rows": rows}
+
+
+def _rank(place: int, count: int) -> str:
+    """A group of a number by its place: the ranges differ between methods."""
+    if place == 0:
+        return "lowest"
+    return "highest" if place == count - 1 else str(place + 1)
 
 
 def _ends(p: Predictive) -> tuple[np.ndarray, np.ndarray]:

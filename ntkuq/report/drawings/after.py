@@ -34,7 +34,8 @@ def after(document: Document) -> "Figure":
             axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
         axes.margins(0.1)
     if regression:
-        figure.supxlabel("mean width of 90 % intervals", fontsize=10)
+        for axes in grid[-2:]:
+            axes.set_xlabel("mean width")
         figure.supylabel("coverage − 90 %, points", fontsize=10)
     else:
         for axes in grid:

@@ -1,12 +1,13 @@
 """Scores against the severity of shifts, averaged over their kinds."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ntkuq.report import methods
 from ntkuq.report.document import Document
-from ntkuq.report.sections.knows import SEVERITY
+from ntkuq.report.sections.knows import MEAN, SEVERITY
 
-from .canvas import legend_of, panels, style
+from .canvas import ends_of, legend_of, panels, style
 
 
 if TYPE_CHECKING:
@@ -30,35 +31,24 @@ def severity(document: Document) -> "Figure":
                 marker=marker,
                 linestyle=dashes,
             )
-            for x, (value, se) in points.items():
-                ends = [scale * (value - 1.96 * se), scale * (value + 1.96 * se)]
-                axes.plot([x, x], ends, color=color, linewidth=1, alpha=0.7)
+            for x, (_, ends) in points.items():
+                if len(ends) == 2:
+                    both = [scale * end for end in ends]
+                    axes.plot([x, x], both, color=color, linewidth=1, alpha=0.7)
         axes.set_title(heading, fontsize=10)
         axes.margins(y=0.1)
-    figure.supxlabel("severity of the shift", fontsize=10)
+        axes.set_xlabel("severity")
     legend_of(figure, document, shown)
     return figure
 
 
 def _averages(
     document: Document, index: int, name: str
-) -> dict[int, tuple[float, float]]:
-    """Mean over the kinds of shift, and its standard error over test points.
-
-    The kinds share the test points, so their errors are taken to be in step: the
-    standard error of the mean is the mean of the standard errors, which is an upper
-    bound.
-    """
-    found: dict[int, list[tuple[float, float]]] = {}
-    for one in document["methods"][index]["severity"]:
-        score = one["scores"].get(name) or {}
-        if score.get("value") is not None:
-            pair = (score["value"], score.get("se") or 0.0)
-            found.setdefault(one["severity"], []).append(pair)
+) -> dict[int, tuple[float, Sequence[float]]]:
+    """Severity -> the mean over the kinds of shift and its interval."""
     return {
-        level: (
-            sum(v for v, _ in pairs) / len(pairs),
-            sum(s for _, s in pairs) / len(pairs),
-        )
-        for level, pairs in sorted(found.items())
+        one["severity"]: (one["scores"][name]["value"], ends_of(one["scores"][name]))
+        for one in document["methods"][index]["severity"]
+        if one["shift"] == MEAN
+        and (one["scores"].get(name) or {}).get("value") is not None
     }

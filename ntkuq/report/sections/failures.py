@@ -97,6 +97,8 @@ def _group_row(label: str, by: str, row: Mapping[str, Any], regression: bool) ->
     together = formats.percents(ends) if len(ends) == 2 else formats.MISSING
     other = ("nll", "width") if regression else ("accuracy", "confidence")
     name = f"{label}: {plain(by)} = {shorten(plain(row['name']), 60)}"
+    if row.get("range"):
+        name += f" ({plain(row['range'])})"
     return Row(
         name,
         (

@@ -22,6 +22,8 @@ DETECTION = (
     ("aupr", "AUPR (outside), %", True),
     ("fpr95", "FPR at 95 % TPR, %", True),
 )
+#: Name of the average over the kinds of shift.
+MEAN = "mean"
 SEVERITY = {
     True: (
         ("nll", "Negative log-likelihood", False),
@@ -128,7 +130,9 @@ def _severity(document: Document) -> Block:
         for i in shown
         for one in document["methods"][i]["severity"]
     )
-    kinds = {one["shift"] for i in shown for one in document["methods"][i]["severity"]}
+    kinds = {
+        one["shift"] for i in shown for one in document["methods"][i]["severity"]
+    } - {MEAN}
     return Figure(
         "severity",
         title,

@@ -49,7 +49,8 @@ def judged_groups(method: Mapping[str, Any]) -> list[dict[str, Any]]:
         for row in grouping["rows"]:
             score = row["scores"].get("coverage") or {}
             if score.get("hits") is not None and row["n"] >= SMALLEST_GROUP:
-                name = f"{plain(grouping['by'])} = {shorten(plain(row['name']), 60)}"
+                name = shorten(plain(row.get("range") or row["name"]), 60)
+                name = f"{plain(grouping['by'])} = {name}"
                 found.append({"name": name, "n": row["n"], "hits": score["hits"]})
     return found
 
