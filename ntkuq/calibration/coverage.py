@@ -4,6 +4,7 @@ import numpy as np
 
 from .means import mean_score
 from .records import Score
+from .transform import Pit
 
 
 def share(hits: int, n: int, *, level: float | None = None) -> Score:
@@ -55,7 +56,9 @@ def coverage(covered: np.ndarray, level: float) -> Score:
     return Score(mean.value, mean.se, mean.n, (max(low, 0), min(high, 1)), level=level)
 
 
-def coverage_curve(pit: np.ndarray, levels: np.ndarray) -> dict[str, np.ndarray]:
+def coverage_curve(
+    pit: np.ndarray | Pit, levels: np.ndarray, n: int | None = None
+) -> dict[str, np.ndarray]:
     r"""Observed coverage of the central intervals, with a consistency band.
 
     An observation is inside the interval at level L when $|2 F(y) - 1| \le L$. The
@@ -66,18 +69,32 @@ def coverage_curve(pit: np.ndarray, levels: np.ndarray) -> dict[str, np.ndarray]
     Args:
         pit: $F(y)$, (N,) or (N, C).
         levels: (K,).
+        n: how many independent points the band counts; those of `pit` unless said.
 
     Returns:
         Columns `level`, `observed`, `lower`, `upper`, each (K,).
     """
-    from scipy import stats
-
-    n = pit.shape[0]
-    centered = np.sort(np.abs(2 * pit - 1).reshape(-1))
-    inside = np.searchsorted(centered, levels, side="right") / centered.size
+    pit = Pit.of(pit)
+    n = pit.n if n is None else n
     return {
         "level": levels,
-        "observed": inside,
-        "lower": stats.binom.ppf(0.025, n, levels) / n,
-        "upper": stats.binom.ppf(0.975, n, levels) / n,
+        "observed": pit.central(levels),
+        "lower": binomial_quantile(0.025, n, levels) / n,
+        "upper": binomial_quantile(0.975, n, levels) / n,
     }
+
+
+def binomial_quantile(
+    q: float, n: int | np.ndarray, p: float | np.ndarray
+) -> np.ndarray:
+    """The smallest count k with P(X <= k) >= q, X binomial.
+
+    >>> print(binomial_quantile(0.975, 100, 0.5))
+    60.0
+    """
+    from scipy import special
+
+    # bdtrik solves for a real k; rounding may leave it a step too high.
+    above = np.ceil(special.bdtrik(q, n, p))
+    below = np.maximum(above - 1, 0)
+    return np.where(special.bdtr(below, n, p) >= q, below, above)

@@ -21,15 +21,13 @@ def mean_score(values: np.ndarray, level: float | None = None) -> Score:
     2.000 0.577 -0.484
     """
     n = values.size
-    if not np.isfinite(values).all():
-        return Score(_limit(values), None, n, None, level=level)
+    if n < 2 or not np.isfinite(values).all():
+        return without_error(values, level)
     value = float(np.mean(values))
-    if n < 2:
-        return Score(value, None, n, None, level=level)
     # Rounding must not give equal values a spread.
     same = np.ptp(values) <= 1e-12 * abs(value)
     se = 0.0 if same else float(np.std(values, ddof=1) / np.sqrt(n))
-    half = _t(n) * se
+    half = student(n) * se
     return Score(value, se, n, (value - half, value + half), level=level)
 
 
@@ -45,16 +43,29 @@ def root_mean_square(squares: np.ndarray) -> Score:
     Returns:
         The score in units of the data.
     """
-    mean = mean_score(squares)
+    return root_of(mean_score(squares))
+
+
+def root_of(mean: Score) -> Score:
+    """The root of a mean that is not negative, by the delta method."""
     value = float(np.sqrt(mean.value))
-    if mean.se is None:
+    if mean.se is None or mean.interval is None:
         return Score(value, None, mean.n, None)
-    se = mean.se / (2 * value) if value > 0 else 0.0
-    half = _t(mean.n) * se
-    return Score(value, se, mean.n, (max(value - half, 0.0), value + half))
+    slope = 1 / (2 * value) if value > 0 else 0.0
+    half = slope * (mean.interval[1] - mean.value)
+    ends = max(value - half, 0.0), value + half
+    return Score(value, slope * mean.se, mean.n, ends)
 
 
-def _t(n: int) -> float:
+def without_error(values: np.ndarray, level: float | None = None) -> Score:
+    """The mean alone: an infinity or NaN where values are not finite."""
+    finite = np.isfinite(values).all()
+    value = float(np.mean(values)) if finite else _limit(values)
+    return Score(value, None, values.size, None, level=level)
+
+
+def student(n: int) -> float:
+    """The factor of a 95 % interval for a mean of n independent values."""
     from scipy import special
 
     return float(special.stdtrit(n - 1, 0.975))

@@ -44,9 +44,14 @@ def crps(observed: dist.Distribution, y: np.ndarray) -> np.ndarray:
         return crps_quantiles(
             np.asarray(observed.levels), np.asarray(observed.values), y
         )
-    keys = jax.random.split(jax.random.key(0), 200)
-    draws = np.asarray(jax.vmap(observed.sample)(keys), np.float64)
-    return crps_samples(np.moveaxis(draws, 0, -1), y)
+    return crps_samples(drawn(observed), y)
+
+
+def drawn(observed: dist.Distribution, draws: int = 200) -> np.ndarray:
+    """Draws of each point and output with a fixed key, (..., draws)."""
+    keys = jax.random.split(jax.random.key(0), draws)
+    found = np.asarray(jax.vmap(observed.sample)(keys), np.float64)
+    return np.moveaxis(found, 0, -1)
 
 
 def crps_normal(mean: np.ndarray, std: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -103,14 +108,19 @@ def crps_samples(values: np.ndarray, y: np.ndarray) -> np.ndarray:
     Raises:
         NotImplementedError: when S = 1.
     """
-    size = values.shape[-1]
+    return crps_sorted(np.sort(values, axis=-1), y)
+
+
+def crps_sorted(ordered: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The same of draws (..., S) in increasing order."""
+    size = ordered.shape[-1]
     if size < 2:
         raise NotImplementedError("The fair estimator needs at least two samples.")
     rank = 2 * np.arange(1, size + 1) - size - 1
     # sum_st |z_s - z_t| = 2 sum_k (2k - S - 1) z_(k); centered against cancellation.
-    ordered = np.sort(values, axis=-1)
     pairs = (ordered - ordered.mean(axis=-1, keepdims=True)) @ rank
-    return np.mean(np.abs(values - y[..., None]), axis=-1) - pairs / (size * (size - 1))
+    near = np.mean(np.abs(ordered - y[..., None]), axis=-1)
+    return near - pairs / (size * (size - 1))
 
 
 def crps_quantiles(levels: np.ndarray, values: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -5,96 +5,81 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .bootstrap import SEED, cell_sums, distance_score
-from .records import Score
+from .binning import AbstractBinning, EqualWidth
+from .blocks import Blocks, blocks
+from .bootstrap import SEED
+from .coverage import binomial_quantile
+from .top_label import binary
 
-
-BINS = 15
 
 DRAWS = 1000  # simulated test sets for each assumption in `error_test`
 
 
-def top_label(probs: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The confidence in the predicted class and whether it was right, both (N,).
-
-    Of classes tied for the largest probability the first one is the prediction.
-    """
-    return probs.max(axis=1), probs.argmax(axis=1) == codes
-
-
-def bin_index(confidence: np.ndarray) -> np.ndarray:
-    """The bin (a, b] of each confidence among 15 of equal width.
-
-    Confidence 0 belongs to the first bin and 1 to the last.
-
-    >>> import numpy as np
-    >>> bin_index(np.array([0.0, 1 / 15, 0.5, 1.0])).tolist()
-    [0, 0, 7, 14]
-    """
-    edges = np.arange(BINS + 1) / BINS
-    index = np.searchsorted(edges, confidence, side="left") - 1
-    return np.clip(index, 0, BINS - 1)
-
-
-def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> Score:
-    r"""Top-label expected calibration error with 15 equal-width bins (a, b].
-
-    $\sum_b \frac{n_b}{n} |\mathrm{acc}_b - \mathrm{conf}_b|$. Empty bins add nothing.
-    It is biased upwards: a calibrated model has a positive value of the order
-    $\sqrt{\text{bins in use} / n}$. Standard error and interval are by bootstrap
-    (`distance_score`); they describe the value. To decide something use `error_test`.
-
-    Args:
-        confidence: (n,).
-        correct: (n,), booleans.
-
-    >>> import numpy as np
-    >>> s = expected_calibration_error(np.array([0.9, 0.9]), np.array([True, False]))
-    >>> print(f"{s.value:.2f}")
-    0.40
-
-    References:
-        Guo, Pleiss, Sun and Weinberger, 2017, ICML.
-    """
-    n = confidence.size
-    gap = correct.astype(float) - confidence
-    cells = bin_index(confidence)
-    value = float(np.abs(np.bincount(cells, gap, minlength=BINS)).sum() / n)
-    replicates = np.abs(cell_sums(cells, gap, BINS)).sum(axis=1) / n
-    return distance_score(value, replicates, n)
-
-
 def reliability_curve(
-    confidence: np.ndarray, correct: np.ndarray
+    confidence: np.ndarray,
+    correct: np.ndarray,
+    binning: AbstractBinning = EqualWidth(15),  # noqa: B008 - immutable
+    *,
+    group: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Accuracy against mean confidence in each bin in use, with a consistency band.
 
     The band holds the accuracy of a calibrated model with the bin's count and mean
-    confidence with 95 % probability (exact binomial, bin by bin).
+    confidence with 95 % probability, bin by bin: exact binomial, or with groups from
+    resampled groups about their mean.
 
     Args:
-        confidence: (n,).
+        confidence: (n,), between 0 and 1.
         correct: (n,), booleans.
+        binning: `EqualWidth` or `EqualCount`.
+        group: points with the same value depend on each other, (n,).
 
     Returns:
         Columns `confidence`, `accuracy`, `count`, `lower`, `upper`, one entry per bin
         that is not empty.
-    """
-    from scipy import stats
 
-    cells = bin_index(confidence)
-    count = np.bincount(cells, minlength=BINS)
+    Raises:
+        ValueError: for shapes that do not fit, or values outside 0 to 1.
+    """
+    p, y = binary(confidence, correct)
+    dealt = None if group is None else blocks(p.size, group)
+    return curve_of_bins(p, y, dealt, binning)
+
+
+def curve_of_bins(
+    p: np.ndarray,
+    y: np.ndarray,
+    dealt: Blocks | None = None,
+    binning: AbstractBinning = EqualWidth(15),  # noqa: B008 - immutable
+) -> dict[str, np.ndarray]:
+    """The curve of `reliability_curve`.
+
+    Args:
+        p: probabilities, (n,).
+        y: outcomes 0 and 1, (n,), floating.
+        dealt: the points in blocks.
+        binning: which points are looked at together.
+    """
+    cells, bins = binning.index(p), binning.bins
+    count = np.bincount(cells, minlength=bins)
     used = count > 0
     count = count[used]
-    mean = np.bincount(cells, confidence, minlength=BINS)[used] / count
-    right = np.bincount(cells, correct.astype(float), minlength=BINS)[used] / count
+    mean = np.bincount(cells, p, minlength=bins)[used] / count
+    right = np.bincount(cells, y, minlength=bins)[used] / count
     expected = np.clip(mean, 0, 1)
+    if dealt is not None and dealt.grouped:
+        noise = dealt.noise(dealt.sums(cells, bins, y - p))[:, used] / count
+        ends = np.quantile(noise, [0.025, 0.975], axis=0)
+        lower, upper = np.clip(expected + ends, 0.0, 1.0)
+    else:
+        lower = binomial_quantile(0.025, count, expected) / count
+        upper = binomial_quantile(0.975, count, expected) / count
     return {
         "confidence": mean,
         "accuracy": right,
         "count": count,
-        "lower": stats.binom.ppf(0.025, count, expected) / count,
-        "upper": stats.binom.ppf(0.975, count, expected) / count,
+        "lower": lower,
+        "upper": upper,
     }
 
 

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ntkuq.cli.commands import COMMANDS, Common
+from ntkuq.cli.commands import COMMANDS, AbstractCommand
+from ntkuq.cli.config import STYLE, is_config, with_config
+from ntkuq.cli.errors import UsageError
 
 
 #: Exit codes: a defect, misuse or bad input, interrupted. A command gives the others.
@@ -16,25 +18,41 @@ DEFECT, MISUSE, INTERRUPTED = 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code says how it went.
 
-    0: fine. 1: a defect of the program. 2: misuse or bad input, with one message on
-    stderr. 3: a method failed numerically, the others are reported. 130: interrupted.
+    0: fine. 1: what `--fail-on` names, or an issue of `audit`, was found; also a defect
+    of the program, which says so. 2: misuse or bad input, with one message on stderr.
+    3: a method failed numerically, the others are reported. 130: interrupted.
     """
     import tyro
 
-    command: Common = tyro.extras.subcommand_cli_from_dict(
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] in (["--version"], ["-V"]):
+        import ntkuq
+
+        print(f"ntkuq {ntkuq.__version__}")
+        return 0
+    command: AbstractCommand = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="ntkuq",
         description=(
             "Which uncertainty should you trust for a network? Fits several methods to "
-            "the same problem, scores them, and writes one report."
+            "the same problem, scores them, and writes one report. `ntkuq --version` "
+            "prints the version."
         ),
-        args=None if arguments is None else list(arguments),
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+        args=given,
+        config=STYLE,
     )
+    if is_config(command):
+        try:
+            command = with_config(command, given)  # pyright: ignore[reportArgumentType]
+        except (UsageError, OSError) as error:
+            if command.debug:
+                raise
+            _say(f"error: {_message(error)}")
+            return MISUSE
     return run(command)
 
 
-def run(command: Common) -> int:
+def run(command: AbstractCommand) -> int:
     """Run a parsed command."""
     try:
         return command.execute()

@@ -143,6 +143,16 @@ def _call(name: str, node: ast.Call, text: str) -> Any:
                 f"{', '.join(fields) or 'none'})"
             )
         given[keyword.arg] = _value(keyword.value, text)
+    needed = [
+        field
+        for field, parameter in inspect.signature(make).parameters.items()
+        if parameter.default is inspect.Parameter.empty and field not in given
+    ]
+    if needed:
+        raise UsageError(
+            f"{name} needs {', '.join(needed)}, got {text!r} without; write "
+            f"{name}({needed[0]}=...)"
+        )
     _check(make, given, text)
     return make(**given)
 

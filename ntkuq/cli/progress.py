@@ -55,13 +55,15 @@ class Printed(AbstractProgress):
 
     def plan(self, units: dict[str, Estimate | str], problem: dict[str, Any]) -> None:
         data, network = problem["data"], problem["network"]
+        kept = data["n_calibrate"]
         known = [e for e in units.values() if isinstance(e, Estimate)]
         seconds = sum(e.seconds for e in known)
         peak = max((e.bytes for e in known), default=0.0)
         self.width = max([24, *(len(name) for name in units)]) + 2
         self.console.print(
             f"data   {data['name']}: {_counted(data['n_train'], 'training row')}, "
-            f"{_counted(data['n_test'], 'test row')}",
+            + (f"{_counted(kept, 'calibration row')}, " if kept else "")
+            + _counted(data["n_test"], "test row"),
             markup=False,
         )
         self.console.print(

@@ -89,6 +89,7 @@ def _reorder(data: Dataset, order: PyTree) -> Dataset:
         data.y,
         noise_scale=data.noise_scale,
         group=data.group,
+        groups=data.groups,
         weight=data.weight,
         target=data.target,
         classes=data.classes,

@@ -53,12 +53,15 @@ def _as_inputs(x: Any) -> Any:
     return jax.tree.map(lambda leaf: _as_array(leaf, "x"), x)
 
 
-def _as_groups(group: Any) -> np.ndarray:
-    """Integers stay; text becomes codes of its sorted distinct values."""
+def _as_groups(group: Any) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+    """Codes of the groups, and their names where they were text."""
+    if group is None:
+        return None, None
     group = _as_array(group, "group")
-    if group.dtype.kind in "US":
-        return np.unique(group, return_inverse=True)[1].astype(np.int64)
-    return group
+    if group.dtype.kind not in "US":
+        return group, None
+    names, codes = np.unique(group, return_inverse=True)
+    return codes.astype(np.int64), tuple(str(name) for name in names)
 
 
 def _named_leaves(x: Any) -> list[tuple[str, Any]]:
@@ -104,11 +107,12 @@ class Dataset(eqx.Module):
             target, `(N,)` or the shape of `y`, in the units of `y`. Keyword-only, as
             all that follow.
         group: `(N,)` integers or text; rows of one group are not independent (one
-            site, one patient). Text is replaced by codes.
+            site, one patient). Text is replaced by codes, and kept in `groups`.
         weight: `(N,)` non-negative weight of every row in the likelihood.
         features: names of the columns of a two-dimensional `x`.
         target: name of the target.
         classes: names of the classes; code k is `classes[k]`.
+        groups: names of the groups; code k is `groups[k]`.
         units: units of the target.
         name: name of the data set, for reports.
 
@@ -130,6 +134,7 @@ class Dataset(eqx.Module):
     features: tuple[str, ...] | None = eqx.field(static=True)
     target: str | None = eqx.field(static=True)
     classes: tuple[str, ...] | None = eqx.field(static=True)
+    groups: tuple[str, ...] | None = eqx.field(static=True)
     units: str | None = eqx.field(static=True)
     name: str = eqx.field(static=True)
 
@@ -144,6 +149,7 @@ class Dataset(eqx.Module):
         features: Sequence[str] | None = None,
         target: str | None = None,
         classes: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
         units: str | None = None,
         name: str = "",
     ):
@@ -153,11 +159,13 @@ class Dataset(eqx.Module):
         self.noise_scale = (
             None if noise_scale is None else _as_array(noise_scale, "noise_scale")
         )
-        self.group = None if group is None else _as_groups(group)
+        self.group, labels = _as_groups(group)
         self.weight = None if weight is None else _as_array(weight, "weight")
         self.features = None if features is None else tuple(features)
         self.target = target
         self.classes = None if classes is None else tuple(classes)
+        groups = labels if groups is None else groups
+        self.groups = None if groups is None else tuple(groups)
         self.units = units
         self.name = name
 
@@ -278,6 +286,13 @@ class Dataset(eqx.Module):
                 f"group: expected integers or text of shape ({n},), came "
                 f"{self.group.dtype} of shape {self.group.shape}"
             )
+        if self.group is not None and self.groups is not None:
+            low, high = int(self.group.min()), int(self.group.max())
+            if low < 0 or high >= len(self.groups):
+                raise DataError(
+                    f"groups: expected a name for each code, 0 to {high}, came "
+                    f"{len(self.groups)} names and codes from {low}"
+                )
         if self.weight is not None:
             weight = self.weight
             if weight.shape != (n,) or not _is_real(weight):
@@ -336,6 +351,7 @@ class Dataset(eqx.Module):
             self.y[rows],
             noise_scale=pick(self.noise_scale),
             group=pick(self.group),
+            groups=self.groups,
             weight=pick(self.weight),
             features=self.features,
             target=self.target,
@@ -568,6 +584,7 @@ def as_classes(data: Dataset) -> Dataset:
         codes.astype(np.int64),
         noise_scale=data.noise_scale,
         group=data.group,
+        groups=data.groups,
         weight=data.weight,
         features=data.features,
         target=data.target,

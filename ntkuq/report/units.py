@@ -99,7 +99,7 @@ def run_unit(
         predicted = time.perf_counter() - start
         scores = score(predictive, data.test.y)
         arrays = _pointwise(scores) | _predictions(predictive, data.test)
-        more = analyses(posterior, predictive, data)
+        more = analyses(posterior.predict, predictive, data)
         if extras is not None:
             more = merged(more, extras(posterior, predictive))
     except NOT_APPLICABLE as error:

@@ -72,7 +72,7 @@ def test_bad_table(case, here, capsys):
         (["--max-memory", "0"], ["--max-memory"]),
         (["--max-memory", "nan"], ["--max-memory"]),
         (["--data", "table.xlsx"], ["table.xlsx", ".csv", "ntkuq data"]),
-        (["--data", "table.parquet", "--target", "price"], ["table.parquet", ".csv"]),
+        (["--data", "table.parquet", "--target", "price"], ["no file table.parquet"]),
     ],
 )
 def test_bad_flag(flags, words, here, capsys):
@@ -111,7 +111,7 @@ def test_a_defect_is_one_message_and_another_exit_code(here, capsys, monkeypatch
     def broken(path, *args, **kwargs):
         raise KeyError("lost")
 
-    monkeypatch.setattr("ntkuq.data.read_predictions", broken)
+    monkeypatch.setattr("ntkuq.cli.predictions.read_predictions", broken)
     assert main(["score", "p.csv", "--mean", "mu", "--std", "s"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: unexpected KeyError")

@@ -160,7 +160,7 @@ def test_score_of_predictions_made_elsewhere(here, capsys):
     assert "nll" in out
     assert "% intervals hold" in out
     assert main(["score", "p.csv", *flags, "--json"]) == 0
-    scores = json.loads(capsys.readouterr().out)["scores"]
+    scores = json.loads(capsys.readouterr().out)["methods"][0]["scores"]
     expected = np.mean(0.5 * np.log(2 * np.pi) + 0.5 * y**2)
     assert scores["nll"]["value"] == pytest.approx(expected, abs=1e-9)
 
@@ -169,7 +169,7 @@ def test_score_of_class_probabilities(here, capsys):
     p = np.array([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
     write_csv(here / "p.csv", {"y": [0, 1, 1], "p0": p[:, 0], "p1": p[:, 1]})
     assert main(["score", "p.csv", "--prob", "p0,p1", "--json"]) == 0
-    scores = json.loads(capsys.readouterr().out)["scores"]
+    scores = json.loads(capsys.readouterr().out)["methods"][0]["scores"]
     expected = -np.mean(np.log([0.7, 0.8, 0.4]))
     assert scores["nll"]["value"] == pytest.approx(expected)
 
@@ -276,4 +276,79 @@ def test_listed_columns_of_probabilities(here, capsys):
     write_csv(here / "p.csv", table)
     assert main(["score", "p.csv", "--prob", "p_a,p_b", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["scores"]["accuracy"]["value"] == 1.0
+    assert found["methods"][0]["scores"]["accuracy"]["value"] == 1.0
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ntkuq {nq.__version__}\n"
+
+
+def test_conditions_on_a_run(here, capsys):
+    command = ["compare", *TABLE, "--method", QUICK, "--out", "run", "--quiet"]
+    passing = ["coverage<0", "nll>1e6", "issue", "tip"]
+    flags = [part for text in passing for part in ("--fail-on", text)]
+    assert main([*command, *flags]) == 0
+    assert main([*command, "--fail-on", "rmse>0", "--fail-on", "coverage<0"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "run/report.html\n" * 2
+    assert err.count("--fail-on") == 1
+    assert "has rmse = " in err
+    constant = {k: houses()[k] for k in ("area", "price")} | {"site": [1.0] * 60}
+    write_csv(here / "c.csv", constant)
+    tips = ["compare", "--data", "c.csv", *command[3:], "--out", "c"]
+    assert main([*tips, "--fail-on", "tip"]) == 1
+    assert "tip: data: constant" in capsys.readouterr().err
+    # a name that is none is refused before anything is fitted
+    command[command.index("run")] = "other"
+    assert main([*command, "--fail-on", "covrage<0.9"]) == 2
+    assert "there are nll" in capsys.readouterr().err
+    assert not (here / "other").exists()
+
+
+def test_a_part_for_calibration(here, capsys):
+    flags = [*TABLE, "--split", "0.5,0.2,0.3", "--method", QUICK, "--dry-run"]
+    assert main(["compare", *flags]) == 0
+    out = capsys.readouterr().out
+    assert "30 training rows, 12 calibration rows, 18 test rows" in out
+
+
+def test_files_of_parts(here, capsys):
+    table = {k: v for k, v in houses().items() if k != "kind"}
+    for name, rows in (("a", slice(0, 40)), ("b", slice(40, 60))):
+        write_csv(here / f"{name}.csv", {k: v[rows] for k, v in table.items()})
+    flags = ["--train", "a.csv", "--test", "b.csv", "--target", "price"]
+    assert main(["compare", *flags, "--method", QUICK, "--quiet"]) == 0
+    document = json.loads((here / "runs" / "a" / "run.json").read_text())
+    assert document["problem"]["data"]["n_test"] == 20
+
+
+def test_device(here, capsys):
+    flags = [*TABLE, "--method", QUICK, "--dry-run"]
+    assert main(["compare", *flags, "--device", "cpu"]) == 0
+    capsys.readouterr()
+    if jax.default_backend() == "cpu":
+        assert main(["compare", *flags, "--device", "gpu"]) == 2
+        err = capsys.readouterr().err
+        assert "--device: expected a gpu" in err
+        assert "ntkuq[cuda12]" in err
+    jax.config.update("jax_default_device", None)
+
+
+def test_levels_of_a_run(here, capsys):
+    flags = ["--method", QUICK, "--level", "0.8", "--json", "--out", "run"]
+    assert main(["compare", *TABLE, *flags]) == 0
+    scores = json.loads(capsys.readouterr().out)["methods"][0]["scores"]
+    assert "coverage_80" in scores
+    assert "coverage_90" not in scores
+
+
+def test_what_changed_since_another_run(here, capsys, monkeypatch):
+    command = ["compare", *TABLE, "--method", QUICK, "--quiet"]
+    assert main([*command, "--out", "a"]) == 0
+    assert main([*command, "--out", "b", "--seed", "1"]) == 0
+    assert main(["report", "b", "--to", "r.md", "--baseline", "a"]) == 0
+    assert (here / "r.md").is_file()
+    capsys.readouterr()
+    assert main(["report", "b", "--to", "r.md", "--baseline", "absent"]) == 2
+    assert "no run document absent" in capsys.readouterr().err

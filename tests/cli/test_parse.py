@@ -64,6 +64,7 @@ def test_fields_may_be_positional_and_parentheses_left_out():
             r"takes at most 3 arguments \(size, train, member\), got 4",
         ),
         ("__import__('os').system('true')", r"cannot use|not a known strategy"),
+        ("LabelRegression()", r"LabelRegression needs method, got"),
         ("Laplace(", r"expected a method as in Python"),
         ("(lambda: 1)()", r"cannot use"),
         ("Select(where=open)", r"'Select' is not a known strategy"),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from ntkuq.cli.commands.base import Common
+from ntkuq.cli.commands.base import AbstractCommand
 
 
 @dataclasses.dataclass(frozen=True)
-class Data(Common):
+class Data(AbstractCommand):
     """List the data sets that `--data` takes by name."""
 
     def execute(self) -> int:

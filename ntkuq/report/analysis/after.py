@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 from ntkuq.calibration import score
 from ntkuq.calibration.conformal import (
@@ -27,7 +28,7 @@ from ntkuq.calibration.recalibrate import (
 )
 from ntkuq.data import Dataset, Split
 from ntkuq.models import constructor
-from ntkuq.posteriors import AbstractPosterior, Predictive
+from ntkuq.posteriors import Predictive
 
 
 #: Kept probability of the regions.
@@ -47,7 +48,7 @@ KEPT = (
 
 
 def after(
-    posterior: AbstractPosterior, p: Predictive, data: Split
+    predict: Callable[[PyTree], Predictive], p: Predictive, data: Split
 ) -> list[dict[str, Any]] | None:
     """One entry a repair: its name, constructor, and scores on the test part.
 
@@ -56,7 +57,7 @@ def after(
     """
     if data.calibrate is None:
         return None
-    before = posterior.predict(data.calibrate.x)
+    before = predict(data.calibrate.x)
     with warnings.catch_warnings():
         # rows that are in both parts are in the remarks on the data
         warnings.simplefilter("ignore", OverlapWarning)

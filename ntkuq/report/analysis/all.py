@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from jaxtyping import PyTree
+
 from ntkuq.data import Split
-from ntkuq.posteriors import AbstractPosterior, Predictive
+from ntkuq.posteriors import Predictive
 
 from .after import after
 from .curves import curves
@@ -14,19 +17,19 @@ from .table import classes
 
 
 def analyses(
-    posterior: AbstractPosterior, p: Predictive, data: Split
+    predict: Callable[[PyTree], Predictive], p: Predictive, data: Split
 ) -> dict[str, Any]:
     """Entries of the method's record, among them `curves`, `scores` and `omitted`.
 
     Args:
-        posterior: predicts the calibrate part.
+        predict: from inputs to predictions; for the calibrate part.
         p: predictions of the test part.
         data: all parts.
     """
     omitted: dict[str, str] = {}
     found: dict[str, Any] = {}
     parts = (
-        ("after", lambda: after(posterior, p, data)),
+        ("after", lambda: after(predict, p, data)),
         ("classes", lambda: classes(p, data.test)),
         ("groups", lambda: groups(p, data)),
         ("slab", lambda: slab(p, data)),

@@ -43,7 +43,11 @@ def groups(p: Predictive, data: Split) -> list[dict[str, Any]]:
         raise ValueError("several positions a point are not grouped")
     groupings: dict[str, Groups | np.ndarray] = {}
     if data.test.group is not None:
-        groupings["group"] = _largest(np.asarray(data.test.group))
+        names = data.test.groups
+        labels = (
+            data.test.group if names is None else np.asarray(names)[data.test.group]
+        )
+        groupings["group"] = _largest(labels)
     if p.is_classification:
         groupings["confidence"] = quantile_groups(mean.max(axis=1), bins=BINS)
         # the classes that are predicted, since the outcome is not known beforehand
@@ -51,7 +55,7 @@ def groups(p: Predictive, data: Split) -> list[dict[str, Any]]:
     else:
         lower, upper = _ends(p)
         groupings["predicted mean"] = quantile_groups(mean.reshape(-1), bins=BINS)
-        if np.ptp(upper - lower) > 1e-9 * np.max(upper - lower):
+        if np.ptp(upper - lower) > 1e-5 * np.max(upper - lower):
             groupings["predicted width"] = quantile_groups(upper - lower, bins=BINS)
     if _is_array(data.test.x) and _is_array(data.train.x):
         away = distance_to_training(data.test.x, data.train.x)

@@ -7,7 +7,7 @@ from ntkuq.report.document import Document
 from ntkuq.report.rules import TOLERANCE
 from ntkuq.report.sections.after import repair_names, repaired
 
-from .canvas import INK, ends_of, legend_of, panels, style
+from .canvas import INK, ends_of, head, legend_of, panels, style
 
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def after(document: Document) -> "Figure":
     for axes, name in zip(grid, names or ["no repair"], strict=False):
         for i in shown:
             _pair(axes, document, i, name, regression)
-        axes.set_title(name, fontsize=10)
+        head(axes, name)
         if regression:
             axes.axhspan(-100 * TOLERANCE, 100 * TOLERANCE, color=INK, alpha=0.1, lw=0)
             axes.axhline(0, color=INK, linewidth=0.8, zorder=1)

@@ -152,6 +152,13 @@ def short(x: Number) -> str:
     return f"{x:.4g}".replace("-", formats.MINUS)
 
 
+def head(axes: "Axes", text: str) -> None:
+    """A heading over one of two panels side by side, in lines that fit its width."""
+    import textwrap
+
+    axes.set_title(textwrap.fill(text, NARROW_LABEL + 2), fontsize=10)
+
+
 def panels(
     count: int, height: float, columns: int = 2
 ) -> "tuple[Figure, Sequence[Axes]]":

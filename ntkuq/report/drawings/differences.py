@@ -73,7 +73,7 @@ def _compress(axes: "Axes", values: Sequence[Number]) -> None:
     axes.xaxis.set_minor_locator(no_ticks())
     low, high = min(0.0, *values), max(0.0, *values)
     axes.set_xlim(1.5 * low - threshold / 4, 1.5 * high + threshold / 4)
-    axes.set_xlabel("difference (right is worse; scale is compressed)")
+    axes.set_xlabel("difference (right is worse;\nscale is compressed)")
 
 
 def _symmetric_ticks(threshold: Number):

@@ -14,6 +14,7 @@ from .canvas import INK, legend_of, panels, style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+WIDE_TICKS = 36  # letters of all names under a panel, above which they stand upright
 MOST = 12  # groups that a panel shows, those with the most points
 
 
@@ -47,8 +48,9 @@ def groups(document: Document) -> "Figure":
                     markerfacecolor="none" if row.get("small") else color,
                 )
         axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
-        ticks = [shorten(plain(one), 16) for one in order]
-        axes.set_xticks(range(len(order)), ticks, fontsize=9)
+        ticks = [shorten(plain(one), 12) for one in order]
+        upright = sum(map(len, ticks)) > WIDE_TICKS
+        axes.set_xticks(range(len(order)), ticks, rotation=90 if upright else 0)
         axes.set_xlim(-0.5, max(len(order), 1) - 0.5)
         axes.set_title(plain(by), fontsize=10)
     what = "coverage − 90 %" if name == "coverage" else "accuracy − confidence"

@@ -29,6 +29,6 @@ def kinds(document: Document) -> "Figure":
     )
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(0, 100)
-    axes.set_xlabel("share of the uncertainty, %: epistemic (dark), aleatoric (light)")
+    figure.supxlabel("epistemic (dark) and aleatoric (light), %", fontsize=10)
     axes.tick_params(axis="y", length=0)
     return figure

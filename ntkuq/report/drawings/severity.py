@@ -7,7 +7,7 @@ from ntkuq.report import methods
 from ntkuq.report.document import Document
 from ntkuq.report.sections.knows import MEAN, SEVERITY
 
-from .canvas import ends_of, legend_of, panels, style
+from .canvas import ends_of, head, legend_of, panels, style
 
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def severity(document: Document) -> "Figure":
                 if len(ends) == 2:
                     both = [scale * end for end in ends]
                     axes.plot([x, x], both, color=color, linewidth=1, alpha=0.7)
-        axes.set_title(heading, fontsize=10)
+        head(axes, heading)
         axes.margins(y=0.1)
         axes.set_xlabel("severity")
     legend_of(figure, document, shown)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ntkuq.report import methods
 from ntkuq.report.document import Document
 
-from .canvas import INK, canvas, legend_height, legend_of, line, short
+from .canvas import INK, canvas, legend_height, legend_of, line, no_ticks, short
 
 
 if TYPE_CHECKING:
@@ -27,10 +27,21 @@ def spread(document: Document) -> "Figure":
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(_few_ticks(*axis.get_view_interval()))
+        axis.set_minor_locator(no_ticks())
         axis.set_major_formatter(lambda x, _: short(x))
-        axis.set_minor_formatter(lambda x, _: short(x))
-    axes.tick_params(which="minor", labelsize=8)
     axes.set_xlabel("predicted standard deviation")
     axes.set_ylabel("error ÷ predicted")
     legend_of(figure, document, shown, band=True)
     return figure
+
+
+def _few_ticks(low: float, high: float):
+    """One, two and five times powers of ten, or round numbers of a short range."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator
+
+    series = [m * 10.0**power for power in range(-12, 13) for m in (1, 2, 5)]
+    inside = [tick for tick in series if low <= tick <= high]
+    if len(inside) < 2:
+        inside = [t for t in MaxNLocator(4).tick_values(low, high) if low <= t <= high]
+    return FixedLocator(methods.thin(inside, 5))
