@@ -10,6 +10,7 @@ from experiments.kernels import Kernels
 from experiments.race.run import Race
 from experiments.reference import Reference
 from experiments.scaling import Scaling
+from experiments.scores import ScoreTimes
 from experiments.solvers import Solvers
 from experiments.training.run import Training
 from experiments.uci import UCI
@@ -25,6 +26,7 @@ EXPERIMENTS = {
     "kernels": Kernels,
     "race": Race,
     "scaling": Scaling,
+    "scores": ScoreTimes,
     "solvers": Solvers,
     "training": Training,
 }

@@ -13,8 +13,11 @@ from . import (
     report as report,
 )
 from .calibration import (
+    ScaleCalibration as ScaleCalibration,
     Score as Score,
     Scores as Scores,
+    SplitConformal as SplitConformal,
+    TemperatureScaling as TemperatureScaling,
     distance as distance,
     score as score,
     to_datatree as to_datatree,

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .blocks import Blocks
-from .bootstrap import SEED
+from .blocks import Blocks, hits_by_chance
 from .isotonic import Isotonic, pooled
 
 
@@ -53,18 +52,7 @@ class Cells:
         if dealt.grouped:
             noise = dealt.noise(dealt.sums(self.at, self.count.size, residual), draws)
             return np.clip(self.mean + noise / self.count, 0.0, 1.0)
-        rng, size = np.random.default_rng(SEED), self.count
-        share = np.empty((draws, size.size))
-        spread = np.sqrt(size * self.mean * (1 - self.mean))
-        # A binomial of variance 9 is near enough to a rounded normal, and the fit adds
-        # up many cells.
-        wide = spread >= 3
-        normal = rng.standard_normal((draws, int(wide.sum())))
-        hits = np.rint(size[wide] * self.mean[wide] + spread[wide] * normal)
-        share[:, wide] = np.clip(hits, 0, size[wide])
-        few, rare = size[~wide], self.mean[~wide]
-        share[:, ~wide] = rng.binomial(few, rare, (draws, few.size))
-        return share / size
+        return hits_by_chance(self.count, self.mean, draws) / self.count
 
     def miscalibration(self, share: np.ndarray) -> np.ndarray:
         """How much each row of shares could improve its Brier score, (draws,)."""

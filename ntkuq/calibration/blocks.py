@@ -140,6 +140,29 @@ def means(
     return {name: sampling.mean(column) for name, column in columns.items()}
 
 
+def hits_by_chance(count: np.ndarray, mean: np.ndarray, draws: int) -> np.ndarray:
+    """Outcomes by cell that a calibrated model would show, (draws, cells).
+
+    Binomial, or rounded normal where the variance is at least 9: what is made of them
+    adds up many cells.
+
+    Args:
+        count: points of each cell, (cells,), integers.
+        mean: mean probability of each cell, (cells,), from 0 to 1.
+        draws: how many.
+    """
+    rng = np.random.default_rng(SEED)
+    hits = np.empty((draws, count.size))
+    spread = np.sqrt(count * mean * (1 - mean))
+    wide = spread >= 3
+    normal = rng.standard_normal((draws, int(wide.sum())))
+    near = np.rint(count[wide] * mean[wide] + spread[wide] * normal)
+    hits[:, wide] = np.clip(near, 0, count[wide])
+    few = count[~wide]
+    hits[:, ~wide] = rng.binomial(few, mean[~wide], (draws, few.size))
+    return hits
+
+
 @ft.lru_cache(maxsize=4)
 def _often(count: int) -> np.ndarray:
     """How often each block is drawn, (DRAWS, count)."""

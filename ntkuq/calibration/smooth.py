@@ -3,8 +3,7 @@
 import numpy as np
 
 from .binned import Chance
-from .blocks import Blocks, blocks
-from .bootstrap import SEED
+from .blocks import Blocks, blocks, hits_by_chance
 from .records import Score
 from .top_label import binary
 
@@ -95,9 +94,8 @@ def smooth_error(p: np.ndarray, y: np.ndarray, dealt: Blocks) -> tuple[Score, Ch
         used = count > 0
         size = count[used]
         mean = np.clip(np.bincount(cell, p, minlength=CELLS)[used] / size, 0.0, 1.0)
-        rng = np.random.default_rng(SEED)
         noise = np.zeros((DRAWS, CELLS))
-        noise[:, used] = rng.binomial(size, mean, (DRAWS, size.size)) - size * mean
+        noise[:, used] = hits_by_chance(size, mean, DRAWS) - size * mean
     chance = Chance.of(fixed_points(noise / n), value, n)
     return dealt.distance(value, replicates, chance.p), chance
 

@@ -1,5 +1,6 @@
 """Data: `Dataset`, `Batches`, `Split`, sets by name, files, the store of a run."""
 
+from ntkuq.data import shifts as shifts
 from ntkuq.data.batches import (
     Batches as Batches,
     BatchesChanged as BatchesChanged,

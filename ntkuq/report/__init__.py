@@ -7,6 +7,7 @@ from . import figures, html, markdown, tables, terminal
 from .catalog import default_methods
 from .comparison import Comparison
 from .document import SCHEMA, Document, DocumentError, dumps, load, validate
+from .extras import AbstractExtra, KernelRegime, OutsideSets, Reference, Shifts
 from .limits import Limits
 from .progress import AbstractProgress, Silent
 from .run import compare
@@ -15,9 +16,14 @@ from .views import write
 
 
 __all__ = [
+    "AbstractExtra",
     "AbstractProgress",
     "Comparison",
+    "KernelRegime",
     "Limits",
+    "OutsideSets",
+    "Reference",
+    "Shifts",
     "Silent",
     "compare",
     "default_methods",

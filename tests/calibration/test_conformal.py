@@ -223,8 +223,8 @@ def test_tail_is_the_normalized_residual_for_normal_predictions():
     p, new, y = normal((200,)), normal((50,)), 3 * RNG.normal(size=200)
     one = SplitConformal(0.9, Tail()).fit(p, y).region(new)
     other = SplitConformal(0.9).fit(p, y).region(new)
-    np.testing.assert_allclose(one.lower, other.lower, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(one.upper, other.upper, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(one.lower, other.lower, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(one.upper, other.upper, rtol=0, atol=1e-10)
 
 
 def test_tail_far_out_does_not_round_to_infinity():
@@ -239,15 +239,14 @@ def test_tail_far_out_does_not_round_to_infinity():
 
 
 def test_tail_of_a_mixture_has_equal_tails():
-    p = mixture((300,))
-    y = np.asarray(p.sample(jax.random.key(0), 1))[0].astype(np.float64)
-    fitted = SplitConformal(0.9, Tail()).fit(p, y)
-    new = exact(mixture((300,)))
-    lower, upper = fitted.region(new)
-    with jax.enable_x64(True):
-        low, high = np.asarray(new.cdf(lower)), np.asarray(new.cdf(upper))
-    np.testing.assert_allclose(low, -fitted.threshold, rtol=1e-9)
-    np.testing.assert_allclose(1 - high, -fitted.threshold, rtol=1e-9)
+    p, new = mixture((300,)), mixture((200,))
+    fitted = SplitConformal(0.9, Tail()).fit(p, 2 * RNG.normal(size=300))
+    d = new.observed
+    for end, side in zip(fitted.region(new), (1, -1)):
+        parts = d.component_distribution
+        tails = stats.norm.cdf(side * (end[:, None] - parts.loc) / parts.scale)
+        tail = np.sum(d.mixing_distribution.probs * tails, axis=1)
+        np.testing.assert_allclose(tail, -fitted.threshold, rtol=1e-9)
 
 
 def test_quantiles_that_shrink_below_nothing_leave_the_middle():
@@ -287,8 +286,8 @@ def test_ties_are_kept_whatever_the_rounding():
 )
 @pytest.mark.parametrize("score", SCORES, ids=lambda s: type(s).__name__)
 def test_split_coverage_is_k_over_n_plus_one(score, kind, n):
-    """Wrong predictions (skew outcomes, wrong scale); 3000 repetitions as outputs."""
-    repetitions = 3000
+    """Wrong predictions (skew outcomes, wrong scale); 2000 repetitions as outputs."""
+    repetitions = 2000
     y = RNG.exponential(size=(n + 1, repetitions)) * 2 - 0.5
     fit = KINDS[kind]((n, repetitions))
     new = KINDS[kind]((1, repetitions))
@@ -303,14 +302,14 @@ def test_split_coverage_is_k_over_n_plus_one(score, kind, n):
 
 
 def test_coverage_of_whole_numbers_is_at_least_the_level():
-    repetitions = 2000
-    y = RNG.poisson(3, size=(21, repetitions)).astype(float)
-    p = Predictive(latent=None, observed=dist.Poisson(np.full((20, repetitions), 3.0)))
+    repetitions = 1000
+    y = RNG.poisson(3, size=(11, repetitions)).astype(float)
+    p = Predictive(latent=None, observed=dist.Poisson(np.full((10, repetitions), 3.0)))
     new = Predictive(latent=None, observed=dist.Poisson(np.full((1, repetitions), 3.0)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for score in SCORES:
-            share = covered(score, 0.9, 20, p, y[:20], new, y[20:]).mean()
+            share = covered(score, 0.9, 10, p, y[:10], new, y[10:]).mean()
             assert share >= 0.9 - 4 * math.sqrt(0.09 / repetitions)
 
 
@@ -435,7 +434,7 @@ def test_probability_exactly_one_and_ties_of_classes():
     assert LAC(0.9, allow_empty=False).fit(p, y).region(equal).size.tolist() == [1, 1]
     # wrong with certainty: everything belongs to the set
     for method in CLASS_METHODS:
-        assert method.fit(p, y + 1).region(equal).size.tolist() == [3, 3]
+        assert method.fit(p, y + 2).region(equal).size.tolist() == [3, 3]
         assert method.fit(p, y).region(p).contains(y).all()
 
 
@@ -538,7 +537,7 @@ def test_plus_against_a_loop(level):
 
 def test_plus_covers_more_than_its_guarantee():
     """Least squares with 15 features on 40 points, where split would waste data."""
-    n, d, folds, new, repetitions = 40, 15, 8, 20, 150
+    n, d, folds, new, repetitions = 40, 15, 8, 20, 80
     fold = np.arange(n) % folds
     shares = []
     for _ in range(repetitions):
@@ -682,7 +681,7 @@ def correlated(n, outputs=3):
 
 @pytest.mark.parametrize("shape", [Box(), Ellipsoid(), Ellipsoid(share=0.3)])
 def test_joint_coverage_is_k_over_n_plus_one(shape):
-    n, new, repetitions = 30, 30, 150
+    n, new, repetitions = 30, 30, 100
     method, shares, alone = JointConformal(0.8, shape), [], []
     for _ in range(repetitions):
         fitted = method.fit(*correlated(n))
@@ -831,7 +830,9 @@ def test_bad_predictions_and_outcomes_are_named():
 
     def made(mean, std):
         # a posterior may make these; `Predictive.normal` would refuse them
-        return Predictive(latent=None, observed=dist.Normal(mean, std))
+        return Predictive(
+            latent=None, observed=dist.Normal(mean, std, validate_args=False)
+        )
 
     fitted = SplitConformal(0.9).fit(p, y)
     for score in SCORES:
@@ -857,7 +858,9 @@ def test_kinds_of_predictions_must_fit():
         APS(0.9).fit(p, codes * 0 + 6)
     bad = np.full((30, 3), 1 / 3)
     bad[11, 0] = np.nan
-    made = Predictive(latent=None, observed=dist.CategoricalProbs(bad))
+    made = Predictive(
+        latent=None, observed=dist.CategoricalProbs(bad, validate_args=False)
+    )
     with pytest.raises(ValueError, match="at row 11"):
         APS(0.9).fit(made, np.zeros(30, int))
     positions = Predictive(

@@ -54,6 +54,28 @@ def ends(p: Predictive, tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return _search(p, tail)
 
 
+def central(p: Predictive, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """The central interval, as `Predictive.interval` has it, in float64.
+
+    Raises:
+        ValueError: for a level beyond a quantile table.
+    """
+    d, tail = p.observed, (1 - level) / 2
+    if isinstance(d, Empirical):
+        low, high = np.quantile(np.asarray(d.values), [tail, 1 - tail], axis=-1)
+        return low, high
+    if isinstance(d, QuantileTable):
+        levels = np.asarray(d.levels)
+        # 1e-6: levels may have been rounded to float32
+        if max(levels[0], 1 - levels[-1]) > tail + 1e-6:
+            raise ValueError(
+                f"expected an interval within the levels of the quantile table, "
+                f"{levels[0]:g} to {levels[-1]:g}, got level {level:g}; "
+                "Quantiles(level=...) may take a smaller one"
+            )
+    return ends(p, np.full(tuple(d.batch_shape), tail))
+
+
 def _search(p: Predictive, tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both ends for a distribution that is known by its distribution function."""
     from scipy import special

@@ -3,17 +3,15 @@
 import abc
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 from ntkuq.calibration.exact import need_finite
-from ntkuq.posteriors.distributions import Empirical, QuantileTable
 from ntkuq.posteriors.predictive import Predictive
 
 from .base import AbstractScore
 from .inputs import means, moments, need_scale
 from .order import need_level
-from .quantiles import ends
+from .quantiles import central
 from .regions import Interval
 
 
@@ -120,12 +118,7 @@ class Quantiles(AbstractResidual):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         need_scale(p)
         level = level if self.level is None else self.level
-        if isinstance(p.observed, Empirical | QuantileTable):
-            with jax.enable_x64(True):
-                lower, upper = (np.asarray(end) for end in p.interval(level))
-        else:
-            shape = tuple(p.observed.batch_shape)
-            lower, upper = ends(p, np.full(shape, (1 - level) / 2))
+        lower, upper = central(p, level)
         need_finite("quantiles", lower)
         need_finite("quantiles", upper)
         return lower, upper, np.ones_like(lower)

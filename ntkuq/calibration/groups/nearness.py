@@ -65,7 +65,8 @@ def distance_to_training(x: ArrayLike, x_train: ArrayLike, *, k: int = 5) -> np.
     if train.shape[1] <= TREE:
         from scipy.spatial import KDTree
 
-        return KDTree(train).query(points, k=[k])[0][:, 0]
+        near = np.asarray(KDTree(train).query(points, k=k)[0])
+        return near.reshape(points.shape[0], k)[:, -1]
     return _by_blocks(points, train, k)
 
 

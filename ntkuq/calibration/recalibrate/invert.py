@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from numpyro import distributions as dist
+from numpyro.distributions import constraints
 
 
 def quantile(base: dist.Distribution, u: jax.Array) -> jax.Array:
@@ -26,8 +27,15 @@ def quantile(base: dist.Distribution, u: jax.Array) -> jax.Array:
             pass  # some laws of NumPyro need a package that is not there
     shape = jnp.broadcast_shapes(u.shape, base.batch_shape)
     u = jnp.broadcast_to(u, shape)
-    found = _solve(base, u)
-    return jnp.ceil(found) if base.is_discrete else found
+    return _solve(base, u)
+
+
+def probability(base: dist.Distribution, x: jax.Array) -> jax.Array:
+    """F(x), and 0 below 0 for counts, where NumPyro's formula may not hold."""
+    value = jnp.asarray(base.cdf(x))
+    if base.support is constraints.nonnegative_integer:
+        return jnp.where(x < 0, 0, value)
+    return value
 
 
 def _solve(base: dist.Distribution, u: jax.Array) -> jax.Array:
@@ -35,12 +43,10 @@ def _solve(base: dist.Distribution, u: jax.Array) -> jax.Array:
     middle = _finite(base.mean, 0.0, u.dtype)
     spread = _finite(jnp.sqrt(base.variance), 1.0, u.dtype)
     spread = jnp.where(spread > 0, spread, 1)
-    # The solution of a count lies in (k - 1, k]: its ceiling is k.
-    lift = 0.0 if base.is_discrete else None
 
     def below(x: jax.Array) -> jax.Array:
-        at = jnp.floor(x) if lift is not None else x
-        return jnp.asarray(base.cdf(at), u.dtype) < u
+        at = jnp.floor(x) if base.is_discrete else x
+        return probability(base, at).astype(u.dtype) < u
 
     def grow(state):
         count, low, high = state
@@ -80,7 +86,7 @@ def _solve(base: dist.Distribution, u: jax.Array) -> jax.Array:
         else:
             density = jnp.exp(jnp.asarray(base.log_prob(at), u.dtype))
             usable = density > 0
-            excess = jnp.asarray(base.cdf(at), u.dtype) - u
+            excess = probability(base, at).astype(u.dtype) - u
             newton = at - excess / jnp.where(usable, density, 1)
             good = usable & (newton >= low) & (newton <= high)
             good &= jnp.abs(newton - at) <= jnp.abs(step) / 2

@@ -12,7 +12,7 @@ from numpyro.distributions import Distribution, constraints
 from ntkuq.posteriors.distributions import as_float, is_concrete
 from ntkuq.posteriors.predictive import current
 
-from .invert import quantile
+from .invert import probability, quantile
 from .moments import mean_and_variance
 
 
@@ -151,10 +151,9 @@ def _sample(
 @eqx.filter_jit
 def _log_prob(law: Recalibrated, value: jax.Array) -> jax.Array:
     base, levels, values = _parts(law)
-    at = jnp.asarray(base.cdf(value), levels.dtype)
+    at = probability(base, value).astype(levels.dtype)
     if base.is_discrete:
-        before = jnp.asarray(base.cdf(value - 1), levels.dtype)
-        before = jnp.where(value < 1, 0, before) if _counts(base) else before
+        before = probability(base, value - 1).astype(levels.dtype)
         return jnp.log(_linear(levels, values, at) - _linear(levels, values, before))
     log_slope = jnp.log(jnp.diff(values)) - jnp.log(jnp.diff(levels))
     return jnp.asarray(base.log_prob(value)) + _piece(levels, log_slope, at)
@@ -163,7 +162,7 @@ def _log_prob(law: Recalibrated, value: jax.Array) -> jax.Array:
 @eqx.filter_jit
 def _cdf(law: Recalibrated, value: jax.Array) -> jax.Array:
     base, levels, values = _parts(law)
-    return _linear(levels, values, jnp.asarray(base.cdf(value), levels.dtype))
+    return _linear(levels, values, probability(base, value).astype(levels.dtype))
 
 
 @eqx.filter_jit
@@ -185,10 +184,6 @@ def _parts(law: Recalibrated) -> tuple[Distribution, jax.Array, jax.Array]:
     ]
     dtype = jnp.result_type(*floats) if floats else jnp.result_type(float)
     return base, jnp.asarray(law.levels, dtype), jnp.asarray(law.values, dtype)
-
-
-def _counts(base: Distribution) -> bool:
-    return base.support is constraints.nonnegative_integer
 
 
 def _linear(x: jax.Array, y: jax.Array, at: jax.Array) -> jax.Array:

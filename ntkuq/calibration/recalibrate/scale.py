@@ -15,7 +15,7 @@ from ntkuq.posteriors.predictive import Predictive, current
 
 from .base import AbstractRecalibrated, AbstractRecalibration, Diagnostics
 from .estimates import compared, positive_estimate
-from .inputs import cast, doubled, outcomes, precision
+from .inputs import cast, doubled, log_density, outcomes, precision
 from .search import best_for_samples, smallest
 from .seen import Seen, need_kind
 from .stretch import center, need_stretchable, stretched, stretched_latent

@@ -26,6 +26,8 @@ from ntkuq.posteriors import Predictive
 LEVEL, SHARE, BINS = 0.9, 0.1, 5
 #: Confident errors that are kept.
 ERRORS = 10
+#: Most training rows among which the nearest are looked for.
+NEIGHBORS = 10_000
 #: Groups of a column of groups that are kept, those with the most points.
 MOST = 40
 
@@ -58,7 +60,9 @@ def groups(p: Predictive, data: Split) -> list[dict[str, Any]]:
         if np.ptp(upper - lower) > 1e-5 * np.max(upper - lower):
             groupings["predicted width"] = quantile_groups(upper - lower, bins=BINS)
     if _is_array(data.test.x) and _is_array(data.train.x):
-        away = distance_to_training(data.test.x, data.train.x)
+        # every so many rows: the neighbors of many rows take long in many features
+        step = -(-len(data.train) // NEIGHBORS)
+        away = distance_to_training(data.test.x, np.asarray(data.train.x)[::step])
         groupings["distance to training data"] = quantile_groups(away, bins=BINS)
     return [_entry(p, data.test, by, group) for by, group in groupings.items()]
 
