@@ -82,7 +82,7 @@ class ScoreTimes:
         classes = data["probs"], data["codes"]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "predictions.npz"
-            np.savez(path, **data)
+            np.savez(path, allow_pickle=False, **data)
             first = {kind: fresh(FIRST, path, kind)[0] for kind in KINDS}
             rows = [
                 self.row(

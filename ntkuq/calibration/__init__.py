@@ -45,7 +45,7 @@ from .groups import (
     worst_slab as worst_slab,
 )
 from .kernel_calibration import kernel_calibration_error as kernel_calibration_error
-from .norms import DebiasedL2 as DebiasedL2, L1 as L1, L2 as L2, Largest as Largest
+from .norms import L1 as L1, L2 as L2, DebiasedL2 as DebiasedL2, Largest as Largest
 from .ood import Detection as Detection, detection as detection
 from .overlap import OverlapWarning as OverlapWarning
 from .pairs import Difference as Difference, paired as paired

@@ -56,7 +56,8 @@ def isotonic(p: np.ndarray, y: np.ndarray) -> Isotonic:
     [0.0, 0.5, 0.5, 1.0]
     """
     order = ascending(p)
-    ordered, at = p[order], np.empty(p.size, np.int64)
+    ordered = p[order]
+    at = np.empty(p.size, np.int64)
     new = ordered[1:] > ordered[:-1]
     if new.all():
         at[order] = np.arange(p.size)
@@ -124,8 +125,9 @@ def pooled(y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
     from scipy import optimize
 
     # Rows two apart never violate the order, so that one call serves all.
-    apart = 2.0 * np.arange(y.size // y.shape[-1]).reshape(*y.shape[:-1], 1)
-    flat = (y + apart).reshape(-1)
+    rows = y.size // y.shape[-1]
+    apart = 2.0 * np.arange(rows).reshape(*y.shape[:-1], 1)
+    flat = (y + apart if rows > 1 else y).reshape(-1)
     w = None if weight is None else weight.reshape(-1)
-    fit = optimize.isotonic_regression(flat, weights=w).x
-    return fit.reshape(y.shape) - apart
+    fit = optimize.isotonic_regression(flat, weights=w).x.reshape(y.shape)
+    return fit - apart if rows > 1 else fit

@@ -43,7 +43,7 @@ def ks_test(pit: np.ndarray | Pit, resampled: Resampled | None = None) -> Score:
     r"""Kolmogorov-Smirnov distance of the transform from uniform, with its p-value.
 
     $D = \sup_u |\hat F(u) - u|$. The p-value is exact for N independent points, and by
-    the corrected limit law from 10 000 points on (within 1 % for p above 1e-6); with
+    the corrected limit law from 10 000 points on (within 0.5 % for p above 1e-10); with
     several outputs all are pooled into D and only points are counted, which is
     conservative; with groups it is by resampling them. Standard error and interval
     are by bootstrap (`distance_score`).

@@ -58,7 +58,7 @@ def entropy(probs: np.ndarray) -> np.ndarray:
     >>> print(entropy(np.array([[0.5, 0.5], [1.0, 0.0]])).round(4))
     [0.6931 0.    ]
     """
-    logs = np.log(np.where(probs > 0, probs, 1.0))
+    logs = np.log(probs if probs.min() > 0 else np.where(probs > 0, probs, 1.0))
     return np.maximum(-np.einsum("nk,nk->n", probs, logs), 0.0)
 
 

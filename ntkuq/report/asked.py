@@ -27,7 +27,8 @@ class Asked:
 
     Args:
         extras: what was asked for.
-        bnn: the problem, with the shared network.
+        bnn: the problem, with the shared network; `None` while it is being trained,
+            then that of the posterior serves.
         data: all parts.
         store: where records are kept, or `None`.
         progress: who is told.
@@ -37,7 +38,7 @@ class Asked:
     """
 
     extras: tuple[AbstractExtra, ...]
-    bnn: BNN
+    bnn: BNN | None
     data: Split
     store: Store | None
     progress: AbstractProgress
@@ -56,7 +57,7 @@ class Asked:
         found: dict[str, Any] = {}
         omitted: dict[str, str] = {}
         for number, one in enumerate(self.extras):
-            entries, state = self._begin(number)
+            entries, state = self._begin(number, posterior.bnn)
             if one.entry in entries.get("omitted", {}):
                 continue
             try:
@@ -73,7 +74,7 @@ class Asked:
         omitted: dict[str, str] = {}
         for number in range(len(self.extras)):
             entries = self._stored(number)
-            entries = self._begin(number)[0] if entries is None else entries
+            entries = self._begin(number, None)[0] if entries is None else entries
             omitted |= entries.get("omitted", {})
             found |= entries
         return found | ({"omitted": omitted} if omitted else {})
@@ -84,17 +85,20 @@ class Asked:
         record = self.store.read(self._name(number))
         return None if record is None else record["entries"]
 
-    def _begin(self, number: int) -> tuple[dict[str, Any], Any]:
+    def _begin(self, number: int, trained: BNN | None) -> tuple[dict[str, Any], Any]:
         if number in self.begun:
             return self.begun[number]
         one, name = self.extras[number], self._name(number)
+        bnn = trained if self.bnn is None else self.bnn
+        if bnn is None:
+            raise RuntimeError(f"extra {one.name}: begun before the problem is known")
         self.progress.note(f"{one.name}: begins")
         # the state stays, since methods that are added later need it too
         file = None if self.store is None else self.store.partial(f"{name}-state")
         entries: dict[str, Any]
         try:
             entries, state = one.of_run(
-                self.bnn, self.data, checkpoint=file, key=self._own_key(number)
+                bnn, self.data, checkpoint=file, key=self._own_key(number)
             )
         except (*NUMERICAL, TypeError, NotImplementedError) as error:
             entries, state = {"omitted": {one.entry: one_line(error)}}, None

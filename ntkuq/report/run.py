@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -86,9 +87,10 @@ def compare(
     entry = problem(bnn, data, tuple(warnings))
     plan = make_plan(named, prepared, data.train, limits)
     progress.plan(plan, entry)
-    run = _Run(data, store, progress, fresh, seed, key)
+    asked = Asked(wanted, None, data, store, progress, fresh, seed, key)
+    run = _Run(data, store, progress, fresh, seed, key, asked)
     base, trainer = _train(run, named, prepared, plan)
-    asked = Asked(wanted, base, data, store, progress, fresh, seed, key)
+    asked = dataclasses.replace(asked, bnn=base)
     run = run._replace(asked=asked)
     units: dict[str, Unit] = {}
     for name, method in named.items():
@@ -151,7 +153,7 @@ class _Run(NamedTuple):
     fresh: bool
     seed: int
     key: Array
-    asked: Asked | None = None
+    asked: Asked
 
     def unit(
         self, name: str, method: AbstractMethod, bnn: BNN, trainer: str | None = None
@@ -162,7 +164,7 @@ class _Run(NamedTuple):
         network was trained (`trainer`, the identity of its method).
         """
         parts = [identity(method), self.seed, trainer, ntkuq.__version__]
-        if self.asked is not None and self.asked.extras:
+        if self.asked.extras:
             parts.append(self.asked.text)
         number = digest(parts)
         stored_as = f"{type(method).__name__.lower()}-{number[:24]}"
@@ -184,7 +186,7 @@ class _Run(NamedTuple):
             self.data,
             callback=callback,
             checkpoint=None if self.store is None else self.store.partial(stored_as),
-            extras=None if self.asked is None else self.asked.of_method,
+            extras=self.asked.of_method,
             seed=self.seed,
             key=own,
         )

@@ -6,6 +6,7 @@ import pytest
 from numpyro import distributions as dist
 from scipy import special, stats
 
+from experiments.scores import class_core, core
 from ntkuq.calibration import score
 from ntkuq.calibration.bootstrap import group_means
 from ntkuq.calibration.coverage import binomial_quantile
@@ -529,3 +530,19 @@ def test_a_million_points():
     assert abs(s["coverage_90"].value - 0.9) < 4 * np.sqrt(0.09 / n)
     assert s["ence"].value < 0.01
     assert s["pit_ks"].p > 1e-4
+
+
+def test_the_plain_reference_of_the_benchmark_finds_the_same_numbers():
+    mean, std, y = normal(300)
+    s = score(Predictive.normal(mean, std), y)
+    names = ["nll", "crps", "rmse"]
+    names += [f"{kind}_{q}" for q in (50, 90, 95) for kind in ("coverage", "width")]
+    names += ["calibration_error"]
+    found = core(mean, std, y)
+    np.testing.assert_allclose(found, [s[name].value for name in names], rtol=1e-10)
+    rng = np.random.default_rng(0)
+    probs, codes = rng.dirichlet(np.ones(3), size=300), rng.integers(0, 3, 300)
+    s = score(Predictive.probabilities(probs), codes)
+    names = ("nll", "brier", "accuracy", "ece")
+    found = class_core(probs, codes)
+    np.testing.assert_allclose(found, [s[name].value for name in names], rtol=1e-10)

@@ -55,7 +55,7 @@ def test_quantiles_in_any_order(made, capsys):
     table = {f"q{level}": values for level, values in rows.items()}
     write_csv("q.csv", {"y": made["y"], **table})
     ordered = np.stack([rows[level] for level in sorted(levels)])
-    p = nq.Predictive.quantiles(sorted(levels), ordered)
+    p = nq.Predictive.quantiles(np.array(sorted(levels)), ordered)
     expected = {k: v.value for k, v in nq.score(p, made["y"]).values.items()}
     assert values(scored(capsys, "q.csv", "--quantiles", "q")) == expected
     listed = ",".join(table)

@@ -9,7 +9,7 @@ from ntkuq.calibration.overlap import rows, warn_overlap
 from ntkuq.posteriors.distributions import first_bad
 from ntkuq.posteriors.predictive import Predictive
 
-from .base import AbstractConformal, AbstractScore, method_scores
+from .base import AbstractConformal, AbstractScore, any_equal, method_scores
 from .inputs import exact
 from .order import need_enough, threshold
 from .regions import Region
@@ -45,7 +45,9 @@ class FittedGroups:
         Raises:
             ValueError: for a group that the calibrate part did not have.
         """
-        warn_overlap(self.seen, rows(p), "GroupConformal")
+        now = rows(p)
+        if any_equal(self.seen, now):
+            warn_overlap(self.seen, now, "GroupConformal")
         p = exact(p)
         names = group_names(group, int(p.observed.batch_shape[0]))
         place = np.searchsorted(self.groups, names)

@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr
 from numpyro import distributions as dist
+from numpyro.distributions import constraints
 
 from .invert import quantile
 
+
+MOST = 100_000  # counts above that are not added up
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
 
@@ -20,7 +23,8 @@ def mean_and_variance(
     $E[Y] = \sum_k r_k \int_{l_k}^{l_{k+1}} F^{-1}(u)\,du$ with the slopes $r_k$. For a
     Normal and a mixture of Normals the integrals have a closed form at the quantiles
     $F^{-1}(l_k)$; else 8 Gauss-Legendre nodes on each piece, the outermost two divided
-    further towards 0 and 1.
+    further towards 0 and 1. For counts $E[Y] = \sum_{k \ge 0} P(Y > k)$ and
+    $E[Y^2] = \sum_k (2k + 1) P(Y > k)$, up to where nothing is left.
 
     Args:
         base: F, on JAX arrays, batch (N,) or (N, C).
@@ -30,6 +34,8 @@ def mean_and_variance(
     Returns:
         Both of the shape of the batch.
     """
+    if base.support is constraints.nonnegative_integer:
+        return _by_counting(base, levels, values)
     parts = _normals(base)
     if parts is None:
         return _by_quadrature(base, levels, values)
@@ -60,6 +66,13 @@ def mean_and_variance(
     return middle + shift, square - shift**2
 
 
+def linear(x: jax.Array, y: jax.Array, at: jax.Array) -> jax.Array:
+    """The line through (x, y) at `at`; lines (C, K) go with its last axis."""
+    if x.ndim == 1:
+        return jnp.interp(at, x, y)
+    return jax.vmap(jnp.interp, in_axes=(-1, 0, 0), out_axes=-1)(at, x, y)
+
+
 def _with_ends(a: jax.Array, low: float, high: float) -> jax.Array:
     ends = (*a.shape[:-2], 1, *a.shape[-1:])
     return jnp.concatenate(
@@ -84,6 +97,27 @@ def _normals(base: dist.Distribution) -> tuple[jax.Array, jax.Array, jax.Array] 
         loc, scale, weights = jnp.broadcast_arrays(loc, scale, weights)
         return loc, scale, weights
     return None
+
+
+def _by_counting(
+    base: dist.Distribution, levels: jax.Array, values: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    zero = jnp.zeros(base.batch_shape, levels.dtype)
+    least = jnp.finfo(levels.dtype).eps
+
+    def more(state):
+        k, *_, above = state
+        return (k < MOST) & jnp.any(above > least)
+
+    def add(state):
+        k, first, second, _ = state
+        at = jnp.broadcast_to(k.astype(levels.dtype), zero.shape)
+        above = 1 - linear(levels, values, jnp.asarray(base.cdf(at), levels.dtype))
+        return k + 1, first + above, second + (2 * at + 1) * above, above
+
+    state = (jnp.asarray(0), zero, zero, jnp.ones_like(zero))
+    _, first, second, _ = jax.lax.while_loop(more, add, state)
+    return first, second - first**2
 
 
 def _by_quadrature(

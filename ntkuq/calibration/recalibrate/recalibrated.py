@@ -13,7 +13,7 @@ from ntkuq.posteriors.distributions import as_float, is_concrete
 from ntkuq.posteriors.predictive import current
 
 from .invert import probability, quantile
-from .moments import mean_and_variance
+from .moments import linear, mean_and_variance
 
 
 class Recalibrated(Distribution):
@@ -96,12 +96,12 @@ class Recalibrated(Distribution):
 
     @property
     def mean(self) -> jax.Array:
-        """The expected value, shape of the batch; for counts to about 1 %."""
+        """The expected value, shape of the batch."""
         return _moments(self._on_device())[0]
 
     @property
     def variance(self) -> jax.Array:
-        """The variance, shape of the batch; for counts to about 1 %."""
+        """The variance, shape of the batch."""
         return _moments(self._on_device())[1]
 
     def sample(
@@ -154,7 +154,7 @@ def _log_prob(law: Recalibrated, value: jax.Array) -> jax.Array:
     at = probability(base, value).astype(levels.dtype)
     if base.is_discrete:
         before = probability(base, value - 1).astype(levels.dtype)
-        return jnp.log(_linear(levels, values, at) - _linear(levels, values, before))
+        return jnp.log(linear(levels, values, at) - linear(levels, values, before))
     log_slope = jnp.log(jnp.diff(values)) - jnp.log(jnp.diff(levels))
     return jnp.asarray(base.log_prob(value)) + _piece(levels, log_slope, at)
 
@@ -162,7 +162,7 @@ def _log_prob(law: Recalibrated, value: jax.Array) -> jax.Array:
 @eqx.filter_jit
 def _cdf(law: Recalibrated, value: jax.Array) -> jax.Array:
     base, levels, values = _parts(law)
-    return _linear(levels, values, probability(base, value).astype(levels.dtype))
+    return linear(levels, values, probability(base, value).astype(levels.dtype))
 
 
 @eqx.filter_jit
@@ -172,7 +172,7 @@ def _icdf(law: Recalibrated, q: jax.Array) -> jax.Array:
     if levels.ndim == 2:
         q = jnp.broadcast_to(q, jnp.broadcast_shapes(q.shape, base.batch_shape))
     info = jnp.finfo(levels.dtype)
-    u = jnp.clip(_linear(values, levels, q), info.tiny, 1 - info.eps / 2)
+    u = jnp.clip(linear(values, levels, q), info.tiny, 1 - info.eps / 2)
     return quantile(base, u)
 
 
@@ -184,13 +184,6 @@ def _parts(law: Recalibrated) -> tuple[Distribution, jax.Array, jax.Array]:
     ]
     dtype = jnp.result_type(*floats) if floats else jnp.result_type(float)
     return base, jnp.asarray(law.levels, dtype), jnp.asarray(law.values, dtype)
-
-
-def _linear(x: jax.Array, y: jax.Array, at: jax.Array) -> jax.Array:
-    """The line through (x, y) at `at`; lines (C, K) go with its last axis."""
-    if x.ndim == 1:
-        return jnp.interp(at, x, y)
-    return jax.vmap(jnp.interp, in_axes=(-1, 0, 0), out_axes=-1)(at, x, y)
 
 
 def _piece(x: jax.Array, each: jax.Array, at: jax.Array) -> jax.Array:
