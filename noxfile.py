@@ -31,6 +31,30 @@ def long(session: nox.Session) -> None:
     session.run("pytest", "-m", "long", *session.posargs, success_codes=[0, 5])
 
 
+# For the two sessions below, whose folders the other sessions leave out.
+ALONE = ("-o", "addopts=--import-mode=importlib --strict-markers -ra")
+
+
+@nox.session(python=PYTHON)
+def browser(session: nox.Session) -> None:
+    """Open reports in a headless Chromium; axe-core looks for barriers."""
+    session.install("-e", ".", "--group", "browser")
+    session.run(
+        *("pytest", *ALONE, *(session.posargs or (*WORKERS, "tests/browser"))),
+        env={**ONE_THREAD, "JAX_PLATFORMS": "cpu"},
+    )
+
+
+@nox.session(python=PYTHON)
+def oracles(session: nox.Session) -> None:
+    """Check metrics against those of other packages, named by convention."""
+    session.install("-e", ".", "--group", "oracles")
+    session.run(
+        *("pytest", *ALONE, "-W", "default", *(session.posargs or ("tests/oracles",))),
+        env={**ONE_THREAD, "JAX_PLATFORMS": "cpu"},
+    )
+
+
 @nox.session(python=PYTHON)
 def lint(session: nox.Session) -> None:
     """Check style, import order and the direction of imports between rooms."""
