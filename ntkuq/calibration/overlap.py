@@ -1,6 +1,7 @@
 """A warning when points of a calibration are predicted again as if they were new."""
 
 import warnings
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,6 +9,10 @@ from numpyro import distributions as dist
 
 from ntkuq.posteriors.distributions import Empirical, QuantileTable
 from ntkuq.posteriors.predictive import Predictive
+
+
+#: The warning points at the first line outside.
+PACKAGE = str(Path(__file__).parents[1])
 
 
 class OverlapWarning(UserWarning):
@@ -83,7 +88,7 @@ def warn_overlap(seen: np.ndarray, now: np.ndarray, what: str) -> None:
         "on them look too good; keep the calibrate part apart from the test part, or "
         "remove equal rows from one of them",
         OverlapWarning,
-        stacklevel=3,
+        skip_file_prefixes=(PACKAGE,),
     )
 
 

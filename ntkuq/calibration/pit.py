@@ -121,8 +121,10 @@ def simultaneous_band(n: int) -> tuple[np.ndarray, np.ndarray]:
     tail = _tail(counts, n, inner, far)
     if tail > 0.01:
         tail = _tail(counts, n, inner, np.ones_like(far))
+    # Sets that reach the limit exactly are inside, on both sides, despite rounding.
+    tail *= 1 - 1e-9
     low = binomial_quantile(tail, n, inner) / n
-    high = binomial_quantile(1 - tail, n, inner) / n
+    high = 1 - binomial_quantile(tail, n, 1 - inner) / n
     lower, upper = np.r_[0.0, low, 1.0], np.r_[0.0, high, 1.0]
     lower.setflags(write=False)
     upper.setflags(write=False)
