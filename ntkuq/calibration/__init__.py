@@ -1,5 +1,9 @@
 """Scores of predictions, each with its uncertainty, and comparisons between methods."""
 
+from .bands import (
+    ConfidenceBand as ConfidenceBand,
+    ConsistencyBand as ConsistencyBand,
+)
 from .binned import (
     class_calibration_error as class_calibration_error,
     expected_calibration_error as expected_calibration_error,

@@ -32,7 +32,8 @@ def reliability(document: Document) -> "Figure":
             continue
         index = shown[place]
         rows = curve_rows(document["methods"][index], "reliability")
-        _reliability_panel(axes, rows, style(index))
+        isotonic = curve_rows(document["methods"][index], "pav")
+        _reliability_panel(axes, rows, isotonic, style(index))
         length = NARROW_LABEL if columns == 2 else LABEL_LENGTH
         axes.set_title(shorten(labels[index], length), fontsize=10)
         axes.tick_params(labelbottom=place + columns >= len(shown))
@@ -42,23 +43,25 @@ def reliability(document: Document) -> "Figure":
 
 
 def _reliability_panel(
-    axes: "Axes", rows: Sequence[tuple[Number, ...]], look: Style
+    axes: "Axes",
+    rows: Sequence[tuple[Number, ...]],
+    isotonic: Sequence[tuple[Number, ...]],
+    look: Style,
 ) -> None:
+    """Marks are bins; line and band are isotonic where the run has that curve."""
     rows = sorted(thin(rows, 60))
     x = [100 * confidence for confidence, *_ in rows]
     y = [100 * (accuracy - confidence) for confidence, accuracy, *_ in rows]
     counts = [row[2] for row in rows]
     most = max(*counts, 1)
-    axes.fill_between(
-        x,
-        [100 * (lower - confidence) for confidence, _, _, lower, _ in rows],
-        [100 * (upper - confidence) for confidence, _, _, _, upper in rows],
-        color=INK,
-        alpha=0.14,
-        linewidth=0,
+    curve = isotonic or [(c, a, lower, upper) for c, a, _, lower, upper in rows]
+    at = [100 * row[0] for row in curve]
+    accuracy, low, high = (
+        [100 * (row[column] - row[0]) for row in curve] for column in (1, 2, 3)
     )
+    axes.fill_between(at, low, high, color=INK, alpha=0.14, linewidth=0)
     axes.axhline(0, color=INK, linewidth=0.8)
-    axes.plot(x, y, color=look.color, linewidth=1)
+    axes.plot(at, accuracy, color=look.color, linewidth=1)
     for a, b, count in zip(x, y, counts, strict=True):
         share = count / most
         axes.plot(

@@ -14,11 +14,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first column holds the row headers."""
+    """A table; the first column holds the row headers. A long one may be folded."""
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    folded: bool = False
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,7 @@ def _errors_block(document: Document) -> Block:
             certainty if regression else "Confidence, %",
         ),
         tuple(rows),
+        folded=True,
     )
 
 

@@ -177,9 +177,10 @@ def _reliability_block(document: Document) -> Block:
     return Figure(
         "reliability",
         heading,
-        "Zero is a calibrated method. Below zero: too sure. Larger and darker points"
-        " stand for more test points, as do the bars at the bottom. The gray band is"
-        " where a calibrated method with these confidences would be, 95 times in 100.",
+        "Zero is a calibrated method. Below zero: too sure. The line is the isotonic"
+        " estimate, which needs no bins; marks are bins, larger and darker for more"
+        " test points, as are the bars at the bottom. The gray band is where a"
+        " calibrated method with these confidences would be, 95 times in 100.",
         "Accuracy minus stated confidence by confidence. "
         + said(document, "reliability"),
         Table(
@@ -277,4 +278,5 @@ def _classes_block(document: Document) -> Block:
         " zero for a calibrated method.",
         ("Method and class", "n", "Mean probability", "Share", "Difference"),
         rows,
+        folded=True,
     )
