@@ -69,6 +69,7 @@ def read_config(path: Path, kind: type[AbstractProblem]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in table.items():
         name = key.replace("-", "_")
+        name = f"{name}_" if f"{name}_" in fields else name
         if name not in fields:
             raise UsageError(f"{path}: {_unknown(key, value, fields, kind)}")
         if name in found:
@@ -88,7 +89,7 @@ def _unknown(key: str, value: object, fields: Mapping[str, Any], kind: type) -> 
     command = kind.__name__.lower()
     return (
         f"{key!r} is no flag of ntkuq {command}{hint} (flags: "
-        f"{', '.join(field.replace('_', '-') for field in fields)})"
+        f"{', '.join(field.rstrip('_').replace('_', '-') for field in fields)})"
     )
 
 

@@ -93,12 +93,18 @@ def coverage_score(method: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The coverage that the verdict judges: at 90 %, or at the level nearest to it."""
     scores = [
         score
-        for score in (method.get("scores") or {}).values()
-        if score.get("hits") is not None
+        for name, score in (method.get("scores") or {}).items()
+        if name.startswith("coverage")
         and score.get("level") is not None
         and score.get("n")
+        and (score.get("hits") is not None or len(known_ends(score)) == 2)
     ]
     return min(scores, key=lambda s: abs(s["level"] - LEVEL), default=None)
+
+
+def known_ends(score: Mapping[str, Any]) -> list[Number]:
+    """The ends of a score's interval that are known."""
+    return [end for end in score.get("interval") or () if end is not None]
 
 
 def cost_points(

@@ -44,7 +44,9 @@ RULES: Mapping[str, str] = {
         " No: the 95 % interval, which is the one shown, lies wholly outside that"
         " range. Slightly: it excludes the nominal level but touches the range."
         " Otherwise: cannot tell. Points needed: for a calibrated method to get its"
-        f" yes with {100 * POWER:.0f} % chance. Points are taken as independent."
+        f" yes with {100 * POWER:.0f} % chance. Points are taken as independent; with"
+        " groups of rows, or several outputs, the interval over groups, or points, is"
+        " used in place of the exact one."
     ),
     "reliability": (
         "The expected calibration error is compared with simulated test sets of the"
@@ -177,6 +179,34 @@ def reference_answer(distance: Mapping[str, Any], floor: Mapping[str, Any]) -> A
     if high < limit:
         return "yes"
     return "no" if low > limit else "cannot tell"
+
+
+def clustered_answer(
+    interval: Sequence[Number], level: Number, tolerance: Number = TOLERANCE
+) -> Answer:
+    """`coverage_answer` where points depend on each other, or have several outputs.
+
+    There the 95 % interval of the score, about its middle, takes the place of the exact
+    one, and its 1.645 / 1.960 part that of the 90 % interval.
+
+    >>> clustered_answer((0.885, 0.915), 0.9), clustered_answer((0.80, 0.84), 0.9)
+    ('yes', 'no')
+    """
+    lower, upper = interval
+    bottom, top = level - tolerance, level + tolerance
+    middle, half = (lower + upper) / 2, (upper - lower) / 2 * 1.645 / 1.960
+    if bottom <= middle - half and middle + half <= top:
+        return "yes"
+    if upper < bottom or lower > top:
+        return "no"
+    return "cannot tell" if lower <= level <= upper else "slightly"
+
+
+def judged_coverage(score: Mapping[str, Any], tolerance: Number = TOLERANCE) -> Answer:
+    """The answer on a coverage score, by its hits or by its interval."""
+    if score.get("hits") is not None:
+        return coverage_answer(score["hits"], score["n"], score["level"], tolerance)
+    return clustered_answer(score["interval"], score["level"], tolerance)
 
 
 def points_needed(

@@ -28,7 +28,7 @@ from ntkuq.report.problem import description, problem
 from ntkuq.report.progress import AbstractProgress, Silent
 from ntkuq.report.provenance import provenance
 from ntkuq.report.stored import pack, unpack
-from ntkuq.report.units import Unit, empty_record, run_unit
+from ntkuq.report.units import LEVELS, Unit, empty_record, run_unit
 
 
 #: The limits and the listener of a comparison unless others are given.
@@ -47,6 +47,7 @@ def compare(
     command: str = "ntkuq.compare(...)",
     fresh: bool = False,
     extras: Sequence[AbstractExtra] = (),
+    levels: Sequence[float] = LEVELS,
     key: Array,
 ) -> Comparison:
     """Fit every method to `data.train`, score it on `data.test`, compare in pairs.
@@ -69,6 +70,8 @@ def compare(
         fresh: ignore what is stored.
         extras: more to find out, such as `KernelRegime()`, `Reference()`, `Shifts()`
             and `OutsideSets()`. Methods that were stored without them are fitted again.
+        levels: kept probabilities of the intervals to check; methods that were stored
+            with others are scored, so fitted, again.
         key: random key; a method's own key depends on it and the method alone.
 
     Returns:
@@ -88,7 +91,7 @@ def compare(
     plan = make_plan(named, prepared, data.train, limits)
     progress.plan(plan, entry)
     asked = Asked(wanted, None, data, store, progress, fresh, seed, key)
-    run = _Run(data, store, progress, fresh, seed, key, asked)
+    run = _Run(data, store, progress, fresh, seed, key, asked, tuple(levels))
     base, trainer = _train(run, named, prepared, plan)
     asked = dataclasses.replace(asked, bnn=base)
     run = run._replace(asked=asked)
@@ -154,6 +157,7 @@ class _Run(NamedTuple):
     seed: int
     key: Array
     asked: Asked
+    levels: tuple[float, ...] = LEVELS
 
     def unit(
         self, name: str, method: AbstractMethod, bnn: BNN, trainer: str | None = None
@@ -164,8 +168,12 @@ class _Run(NamedTuple):
         network was trained (`trainer`, the identity of its method).
         """
         parts = [identity(method), self.seed, trainer, ntkuq.__version__]
+        # what is asked about a fit does not change the fit: its key is the same
+        own = jax.random.fold_in(self.key, int(digest(parts)[:7], 16))
         if self.asked.extras:
             parts.append(self.asked.text)
+        if self.levels != LEVELS:
+            parts.append(str(self.levels))
         number = digest(parts)
         stored_as = f"{type(method).__name__.lower()}-{number[:24]}"
         if self.store is not None and not self.fresh:
@@ -174,7 +182,6 @@ class _Run(NamedTuple):
                 self.progress.finish(name, found.record, reused=True)
                 return found
         self.progress.start(name)
-        own = jax.random.fold_in(self.key, int(number[:7], 16))
 
         def callback(steps: int, loss: float) -> None:
             self.progress.step(name, steps, loss)
@@ -187,6 +194,7 @@ class _Run(NamedTuple):
             callback=callback,
             checkpoint=None if self.store is None else self.store.partial(stored_as),
             extras=self.asked.of_method,
+            levels=self.levels,
             seed=self.seed,
             key=own,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,8 @@ NOT_APPLICABLE = (TooLarge, UnsupportedLayer, TypeError, NotImplementedError)
 
 #: Score at which predictions are stored.
 INTERVAL = 0.9
+#: Kept probabilities of the intervals that are checked, unless others are given.
+LEVELS = (0.5, 0.9, 0.95)
 
 
 class Unit(NamedTuple):
@@ -77,6 +79,7 @@ def run_unit(
     callback: Callable[[int, float], None] | None = None,
     checkpoint: Path | None = None,
     extras: Callable[[AbstractPosterior, Predictive], dict[str, Any]] | None = None,
+    levels: Sequence[float] = LEVELS,
     seed: int,
     key: Array,
 ) -> Unit:
@@ -97,7 +100,7 @@ def run_unit(
         start = time.perf_counter()
         predict(posterior, data.test)
         predicted = time.perf_counter() - start
-        scores = score(predictive, data.test.y)
+        scores = score(predictive, data.test.y, levels=levels, group=data.test.group)
         arrays = _pointwise(scores) | _predictions(predictive, data.test)
         more = analyses(posterior.predict, predictive, data)
         if extras is not None:

@@ -151,3 +151,22 @@ def test_a_run_from_a_file_stores_what_was_merged(here, capsys):
     capsys.readouterr()
     assert main(words[1:]) == 0
     assert capsys.readouterr().out.count(" stored ") == 1
+
+
+def test_extras_are_read_from_flags_and_files(tmp_path):
+    from ntkuq.cli.commands.base import typed
+    from ntkuq.cli.commands.compare import Compare
+    from ntkuq.cli.config import read_config
+    from ntkuq.cli.errors import UsageError
+    from ntkuq.cli.extras import EXTRAS
+    from ntkuq.cli.wanted import NAMES, read_extras
+
+    command = Compare(with_=("regime,shift",))
+    assert typed(command, positional="model") == "ntkuq compare --with regime,shift"
+    file = tmp_path / "run.toml"
+    file.write_text('with = ["shift", "outside"]\n')
+    assert read_config(file, Compare) == {"with_": ("shift", "outside")}
+    assert set(NAMES) == set(EXTRAS)
+    assert all(make().name == name for name, make in EXTRAS.items())
+    with pytest.raises(UsageError, match="did you mean regime"):
+        read_extras(("regmie",))

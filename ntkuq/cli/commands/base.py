@@ -47,7 +47,8 @@ def typed(command: AbstractCommand, *, positional: str) -> str:
         if field.name == positional:
             words += [str(one) for one in values]
             continue
-        flag = f"--{field.name.replace('_', '-')}"
+        # a name that Python reserves, such as with, ends in an underscore
+        flag = f"--{field.name.rstrip('_').replace('_', '-')}"
         for one in values:
             words += [flag] if one is True else [flag, str(one)]
     return shlex.join(words)

@@ -13,6 +13,7 @@ import tyro
 from ntkuq.cli.commands.base import typed
 from ntkuq.cli.commands.problem import AbstractProblem
 from ntkuq.cli.gates import check_names, met, read_gates, score_names
+from ntkuq.cli.wanted import read_extras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Compare(AbstractProblem):
     level: Annotated[tuple[float, ...], tyro.conf.UseAppendAction] = ()
     """The share of observations that an interval is to hold, such as 0.8; repeat for
     more. 0.5, 0.9 and 0.95 unless given."""
+    with_: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="with")
+    ] = ()
+    """More to find out, separated by commas: regime (does NTK theory apply), reference
+    (distance to Markov chains), shift (shifted inputs), outside (outside data)."""
     fail_on: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Exit with 1 if the audit finds an issue (issue), or even a tip (tip), or if a
     score of any method is on this side of a number ('coverage<0.88'); repeat for
@@ -54,6 +60,7 @@ class Compare(AbstractProblem):
 
     def execute(self) -> int:
         gates = read_gates(self.fail_on)
+        wanted = read_extras(self.with_)
 
         # imported here, so that --help answers at once
         from ntkuq.cli.device import choose_device
@@ -76,6 +83,8 @@ class Compare(AbstractProblem):
         progress = Printed(console, bar=not self.no_progress, dry_run=self.dry_run)
         # the usual levels are those of the scores
         levels: dict[str, Any] = {"levels": self.level} if self.level else {}
+        from ntkuq.cli.extras import EXTRAS
+
         with progress:
             result = None
             if self.dry_run:
@@ -91,6 +100,7 @@ class Compare(AbstractProblem):
                     warnings=notes,
                     command=typed(self, positional="model"),
                     fresh=self.fresh,
+                    extras=tuple(EXTRAS[name]() for name in wanted),
                     **levels,
                     key=jax.random.key(self.seed),
                 )

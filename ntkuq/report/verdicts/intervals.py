@@ -45,20 +45,25 @@ def coverage_sentence(
     score = coverage_score(method)
     if score is None:
         return "coverage not available, so the intervals cannot be judged."
-    hits, n, level = score["hits"], score["n"], score["level"]
-    ends = formats.percents(binomial_interval(hits, n, 0.95))
+    hits, n, level = score.get("hits"), score["n"], score["level"]
+    share = score["value"] if hits is None else hits / n
+    ends = formats.percents(
+        score["interval"] if hits is None else binomial_interval(hits, n, 0.95)
+    )
     fact = (
         f"{formats.level(level)}\u00a0% intervals hold"
-        f" {formats.percent(hits / n)}\u00a0% {ends}"
+        f" {formats.percent(share)}\u00a0% {ends}"
         f" of {formats.plural(n, 'test point')}"
     )
     if answer == "yes":
         return f"{fact}, within {formats.level(tolerance)} points of what they claim."
     if answer == "cannot tell":
+        if hits is None:
+            return f"{fact}; more groups, or points, are needed for a clear answer."
         needed = points_needed(level, tolerance)
         if needed <= n:
             return f"{fact}: too near the edge of the tolerance for a clear answer."
         return f"{fact}; about {formats.count(needed)} are needed for a clear yes."
-    direction = "too narrow" if hits / n < level else "too wide"
+    direction = "too narrow" if share < level else "too wide"
     degree = "slightly " if answer == "slightly" else ""
     return f"{fact}: {degree}{direction}."

@@ -15,7 +15,7 @@ from ntkuq.report.rules import (
     RULES,
     TOLERANCE,
     Answer,
-    coverage_answer,
+    judged_coverage,
     reliability_answer,
 )
 
@@ -59,7 +59,7 @@ def answer_of(
         score = coverage_score(method)
         if score is None:
             return "cannot tell"
-        return coverage_answer(score["hits"], score["n"], score["level"], tolerance)
+        return judged_coverage(score, tolerance)
     test = error_test_of(method, tolerance)
     return "cannot tell" if test is None else reliability_answer(test)
 

@@ -8,7 +8,7 @@ from ntkuq.report.document import Document
 from ntkuq.report.escape import plain
 from ntkuq.report.formats import Number
 from ntkuq.report.methods import coverage_score, distinct_labels, is_regression
-from ntkuq.report.rules import Answer, coverage_answer
+from ntkuq.report.rules import Answer, judged_coverage
 
 
 def remedy(
@@ -41,7 +41,7 @@ def measured(
         score, width = coverage_score(after), after["scores"].get("width_90") or {}
         if score is None or width.get("value") is None or not before:
             continue
-        answer = coverage_answer(score["hits"], score["n"], score["level"], tolerance)
+        answer = judged_coverage(score, tolerance)
         ratio = width["value"] / before
         if answer in ("yes", "cannot tell") and (best is None or ratio < best[0]):
             ends = [end for end in score.get("interval") or () if end is not None]
