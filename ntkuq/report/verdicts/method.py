@@ -105,6 +105,8 @@ def _method_sentence(
             f"{points} cannot rank {whole}; choose by cost. {chosen.label} is the"
             f" cheapest to fit ({cost})" + (f" of those{kept}" if kept else "")
         )
+        if all(one.seconds is None for one in candidates):
+            sentence = f"{points} cannot rank {whole}; choose by what they cost"
     elif len(choice.tied) == 1:
         score = score_of(document["methods"][done[choice.place]], ranking(document))
         value = formats.number(score.get("value"), score.get("se"))
