@@ -40,6 +40,13 @@ KINDS = ["normal", "mixture", "student", "samples", "quantiles"]
 RNG = np.random.default_rng(8)
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers():
+    """Every test draws the same numbers, whichever ran before it."""
+    global RNG
+    RNG = np.random.default_rng(8)
+
+
 def logits(n, size=4, temperature=2.0):
     """Overconfident logits and classes drawn at the given temperature."""
     table = 3 * RNG.normal(size=(n, size))
