@@ -22,6 +22,7 @@ def record(total: float, **more) -> dict:
     return {"runs": [{"total": 2 * total}, {"total": total}], "peak_bytes": 1e9, **more}
 
 
+@pytest.mark.long
 def test_race_runs_ntkuq_and_says_why_a_peer_did_not(tmp_path, capsys):
     race = Race(
         tasks=("T1_f64",),
@@ -128,6 +129,7 @@ def test_every_task_names_contestants_that_exist():
         assert task.run is None or task.run in TASKS
 
 
+@pytest.mark.long
 def test_scaling_runs_each_point_in_its_own_process(tmp_path, capsys):
     Scaling(quick=True, out=tmp_path).execute()
     rows = json.loads((tmp_path / "scaling.json").read_text())["rows"]

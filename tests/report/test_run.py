@@ -150,7 +150,6 @@ def test_every_likelihood_gets_through_every_method(likelihood, tmp_path):
     bnn = nq.BNN(network, getattr(nq, likelihood)(), scaling=nq.Standardize())
     methods = {
         "MAP": QUICK,
-        "Laplace": nq.Laplace(),
         "KFAC": nq.Laplace(structure=nq.KFAC()),
         "last layer": nq.Laplace(subset=nq.LastLayer()),
         "empirical": nq.NTKGP(kernel=nq.Empirical()),

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 
 from ntkuq.calibration.coverage import coverage
+from ntkuq.calibration.ends import central
 from ntkuq.calibration.exact import matched, need_regression
 from ntkuq.calibration.records import Score, finite
 from ntkuq.calibration.regression import squeeze
@@ -100,7 +101,7 @@ def worst_slab(
     need_regression(p, "worst_slab", "worst_slab_of with what a region covers")
     with jax.enable_x64(True):
         double, outcome = matched(p, y)
-        lower, upper = (np.asarray(end) for end in double.interval(level))
+        lower, upper = central(double, level)
     covered = squeeze((lower <= outcome) & (outcome <= upper))
     return worst_slab_of(
         covered, x, level=level, share=share, directions=directions, key=key

@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ntkuq.calibration.coverage import exact_interval, share
+from ntkuq.calibration.ends import central
 from ntkuq.calibration.exact import matched, need_regression
 from ntkuq.calibration.means import mean_score
 from ntkuq.calibration.records import Score
@@ -64,7 +65,7 @@ def coverage_by_group(
     with jax.enable_x64(True):
         double, outcome = matched(p, y)
         groups = _fitting(group, outcome.shape[0])
-        lower, upper = (np.asarray(end) for end in double.interval(level))
+        lower, upper = central(double, level)
         try:
             nll = -np.asarray(double.log_prob(outcome))
         except NotImplementedError:

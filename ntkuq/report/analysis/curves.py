@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ntkuq.calibration.ends import central
 from ntkuq.calibration.records import finite
 from ntkuq.calibration.selective import selective
 from ntkuq.calibration.spread import spread_curve, width_curve
@@ -56,7 +57,7 @@ def _spread(p: Predictive, test: Dataset) -> dict[str, Any]:
         )
     found = {"spread": _plain(spread_curve(std, y - mean))}
     if not p.observed.is_discrete:
-        lower, upper = (np.asarray(end) for end in p.interval(LEVEL))
+        lower, upper = central(p, LEVEL)
         found["widths"] = _plain(width_curve((upper - lower).reshape(-1)))
     return found
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from ntkuq.calibration.ends import central
 from ntkuq.calibration.groups import (
     Groups,
     GroupTable,
@@ -55,7 +56,7 @@ def groups(p: Predictive, data: Split) -> list[dict[str, Any]]:
         # the classes that are predicted, since the outcome is not known beforehand
         groupings["predicted class"] = _predicted(mean, data.test)
     else:
-        lower, upper = _ends(p)
+        lower, upper = (end.reshape(-1) for end in central(p, LEVEL))
         groupings["predicted mean"] = quantile_groups(mean.reshape(-1), bins=BINS)
         if np.ptp(upper - lower) > 1e-5 * np.max(upper - lower):
             groupings["predicted width"] = quantile_groups(upper - lower, bins=BINS)
@@ -155,11 +156,6 @@ def _rank(place: int, count: int) -> str:
     if place == 0:
         return "lowest"
     return "highest" if place == count - 1 else str(place + 1)
-
-
-def _ends(p: Predictive) -> tuple[np.ndarray, np.ndarray]:
-    lower, upper = (np.asarray(end, np.float64) for end in p.interval(LEVEL))
-    return lower.reshape(-1), upper.reshape(-1)
 
 
 def _predicted(probs: np.ndarray, test: Dataset) -> np.ndarray:
