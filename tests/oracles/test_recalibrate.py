@@ -92,8 +92,8 @@ def test_the_map_of_uncertainty_toolbox():
     p = Predictive.normal(np.zeros(400), 1.0)
     curve = IsotonicRecalibration(pieces=400).fit(p, y).curves[0]
     expected, observed = toolbox.get_proportion_lists_vectorized(
-        np.zeros(400), np.ones(400), y, prop_type="quantile"
-    )
+        y, np.ones(400), np.zeros(400), prop_type="quantile"
+    )  # it counts prediction less outcome, so the two change places
     # theirs takes the wanted level to the one to ask for, the inverse of ours, and is
     # known at the 100 levels asked for, so it lags by less than two of their steps
     model = toolbox.iso_recal(expected, observed)
