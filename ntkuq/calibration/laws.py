@@ -135,8 +135,9 @@ class OtherLaw(AbstractLaw):
         kind = type(self.predictive.observed).__name__
         try:
             return np.asarray(self.predictive.quantile(q))
-        except NotImplementedError:
-            message = f"{kind} has no quantile function."
+        except NotImplementedError as reason:
+            # what the distribution itself says, such as what it would need
+            message = str(reason) or f"{kind} has no quantile function."
             raise NotImplementedError(message) from None
         except ImportError as missing:
             # NumPyro leaves some special functions to TensorFlow Probability.

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from ntkuq.models import IntegratedDensity
@@ -84,8 +85,8 @@ def unflattened(predictive: Predictive, shape: tuple[int, ...]) -> Predictive:
 def flattened(predictive: Predictive) -> Predictive:
     """Observations (N, *shape) as (N, D) columns; `latent` is left out."""
 
-    def flat(array: Array) -> Array:
-        array, axes = jnp.asarray(array), len(shape)
+    def flat(given: ArrayLike) -> Array:
+        array, axes = jnp.asarray(given), len(shape)
         return array.reshape(len(array), -1, *array.shape[axes:])
 
     shape = current(predictive.observed).batch_shape

@@ -230,7 +230,8 @@ def test_a_density_without_a_sampler_scores_its_likelihood():
     posterior = Laplace(structure=Full(), tune=Fixed()).fit(bnn, data, key=KEY)
     scores = score(posterior.predict(x), y)
     assert list(scores.values) == ["nll"]
-    assert all("sample=" in reason for reason in scores.omitted.values())
+    others = {k: v for k, v in scores.omitted.items() if "sample=" not in v}
+    assert not others
     with pytest.raises(KeyError, match="rmse was left out"):
         scores["rmse"]
 
