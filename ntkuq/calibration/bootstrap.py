@@ -46,30 +46,6 @@ def cell_counts(counts: np.ndarray, size: int) -> np.ndarray:
     return rng.multinomial(round(total), counts / total, size=size)
 
 
-def cell_sums(cells: np.ndarray, values: np.ndarray, cells_n: int) -> np.ndarray:
-    """Sums of resampled values per cell, (B, cells_n), by drawing points with repeats.
-
-    Args:
-        cells: the cell of each point, (n,).
-        values: the value of each point, (n,).
-        cells_n: number of cells.
-    """
-    rng = np.random.default_rng(SEED)
-    n = values.size
-    total = resamples(n)
-    out = np.empty((total, cells_n))
-    step = max(1, 2_000_000 // n)
-    for start in range(0, total, step):
-        rows = min(step, total - start)
-        index = rng.integers(0, n, size=(rows, n))
-        key = cells[index] + cells_n * np.arange(rows)[:, None]
-        sums = np.bincount(
-            key.reshape(-1), values[index].reshape(-1), minlength=rows * cells_n
-        )
-        out[start : start + rows] = sums.reshape(rows, cells_n)
-    return out
-
-
 def group_means(
     values: np.ndarray, group: np.ndarray, draws: int = 2000
 ) -> tuple[np.ndarray, int]:

@@ -17,9 +17,9 @@ from ntkuq.posteriors.mcmc.posterior import NUTSPosterior
 from ntkuq.posteriors.predictive import Predictive, current
 
 from .coverage import share
+from .exact import exact
 from .means import mean_score
 from .records import Score, decimals, finite
-from .scores import _double
 
 
 #: Draws of each distribution that say where its distribution function is looked at.
@@ -298,10 +298,10 @@ def _discrete(law: dist.Distribution) -> bool:
 
 def _flat(p: Predictive) -> Predictive:
     """In float64; images and sequences of numbers as columns."""
-    exact = _double(p)
-    if exact.is_classification or current(exact.observed).batch_shape[2:] == ():
-        return exact
-    return flattened(exact)
+    double = exact(p)
+    if double.is_classification or current(double.observed).batch_shape[2:] == ():
+        return double
+    return flattened(double)
 
 
 def _by_point(a: np.ndarray) -> np.ndarray:

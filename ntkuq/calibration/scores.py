@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from ntkuq.posteriors.join import flattened
-from ntkuq.posteriors.predictive import Predictive, current
+from ntkuq.posteriors.predictive import Predictive
 
 from .classification import classification
+from .exact import exact
 from .records import Scores
 from .regression import regression
 
@@ -78,14 +78,14 @@ def score(
         if not 0 < level < 1:
             raise ValueError(f"expected levels between 0 and 1, got {level}")
     with jax.enable_x64(True):
-        exact = _double(predictive)
-        y = np.asarray(exact.matched(y))
+        double = exact(predictive)
+        y = np.asarray(double.matched(y))
         labels = _labels(group, len(y))
-        if exact.is_classification:
-            return classification(exact, y, labels)
+        if double.is_classification:
+            return classification(double, y, labels)
         if y.ndim > 2:
-            exact, y = flattened(exact), y.reshape(len(y), -1)
-        return regression(exact, y, tuple(levels), labels)
+            double, y = flattened(double), y.reshape(len(y), -1)
+        return regression(double, y, tuple(levels), labels)
 
 
 def _labels(group: ArrayLike | None, n: int) -> np.ndarray | None:
@@ -101,18 +101,3 @@ def _labels(group: ArrayLike | None, n: int) -> np.ndarray | None:
         row = int(np.argmax(np.isnan(labels)))
         raise ValueError(f"expected a group label for each point, got NaN at row {row}")
     return labels
-
-
-def _double(p: Predictive) -> Predictive:
-    """The same predictions with float64 parameters on the host, without `latent`."""
-
-    def one(a: jax.Array | np.ndarray) -> np.ndarray:
-        host = np.asarray(a)
-        floating = jnp.issubdtype(host.dtype, jnp.floating)
-        return host.astype(np.float64) if floating else host
-
-    def part(a: jax.Array | np.ndarray | None) -> np.ndarray | None:
-        return None if a is None else one(a)
-
-    observed = jax.tree.map(one, current(p.observed))
-    return Predictive(None, observed, part(p.epistemic), part(p.aleatoric))
