@@ -9,7 +9,7 @@ from ntkuq.cli.errors import UsageError
 
 
 #: Names in the order in which they are done.
-NAMES = ("shift", "outside", "regime", "reference")
+NAMES = ("shift", "outside", "regime", "probe", "reference")
 
 
 def read_extras(texts: Sequence[str]) -> tuple[str, ...]:

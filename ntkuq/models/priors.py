@@ -103,9 +103,9 @@ class NormalPrior(AbstractPrior):
 class FanInPrior(AbstractPrior):
     """The prior whose wide limit is the NNGP/NTK: weights shrink with the fan-in.
 
-    weights ~ N(0, weight_std^2 / fan_in), everything of one dimension (biases)
-    ~ N(0, bias_std^2). The fan-in of a leaf (out, in, *window) is in * |window|,
-    Equinox's layout.
+    weights ~ N(0, weight_std^2 / fan_in); biases, which are everything named `bias` or
+    of one dimension, ~ N(0, bias_std^2). The fan-in of a leaf (out, in, *window) is
+    in * |window|, Equinox's layout.
 
     Args:
         weight_std, bias_std: standard deviations.
@@ -128,13 +128,14 @@ class FanInPrior(AbstractPrior):
             )
 
     def precisions(self, parameters):
-        def leaf_precision(leaf: Array) -> Array:
+        def leaf_precision(path: tuple, leaf: Array) -> Array:
             factor = jnp.asarray(self.precision, leaf.dtype)
-            if leaf.ndim < 2:
+            # the bias of a convolution has the shape (out, 1, 1)
+            if leaf.ndim < 2 or (path and getattr(path[-1], "name", "") == "bias"):
                 return factor / self.bias_std**2
             return factor * math.prod(leaf.shape[1:]) / self.weight_std**2
 
-        return jax.tree.map(leaf_precision, parameters)
+        return jax.tree_util.tree_map_with_path(leaf_precision, parameters)
 
     def scaled(self, factor):
         return FanInPrior(self.weight_std, self.bias_std, self.precision * factor)

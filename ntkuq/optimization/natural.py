@@ -1,19 +1,41 @@
-"""Natural-gradient steps: Gauss-Newton, in weight or function space."""
+"""Natural-gradient and Gauss-Newton steps, in weight or function space."""
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ntkuq.kernels import Lower, cholesky
-from ntkuq.linearize import Factors, Jacobian, dense, gram, pull
-from ntkuq.models import AbstractLikelihood, parameters, trainable
+from ntkuq.linearize import Factors
+from ntkuq.models import AbstractLikelihood, AbstractPrior
+from ntkuq.optimization.steps.damping import (
+    AbstractDamping,
+    LevenbergMarquardt,
+    as_damping,
+)
+from ntkuq.optimization.steps.objective import Whitened
+from ntkuq.optimization.steps.rates import AbstractRate, as_rate
+from ntkuq.optimization.steps.solve import (
+    AbstractSolve,
+    ConjugateGradients,
+    Pull,
+    Smaller,
+    in_function_space,
+    in_weight_space,
+)
+from ntkuq.optimization.steps.transform import (
+    AbstractDirection,
+    NaturalGradientState as NaturalGradientState,
+    SecondOrder,
+    Solved,
+)
+
+
+#: How the linear system is solved where nothing else is said.
+SMALLER, ITERATIVE = Smaller(), ConjugateGradients()
 
 
 class NaturalStep(NamedTuple):
@@ -56,74 +78,70 @@ def natural_step(
     >>> natural_step(factors, 3.0 * x, damping=0.0).step
     [Array([3.], dtype=float32)]
     """
-    dtype = residual.dtype
-    damping = jnp.asarray(damping, dtype)
-    ones = [jnp.ones((), dtype) for _ in factors.leaves]
-    sizes = [math.prod(leaf.shape[2:]) for leaf in _shapes(factors)]
-    if sum(sizes) < residual.size:
-        j = dense(factors, ones).reshape(residual.size, -1)
-        right = jnp.concatenate(pull(factors, residual))
-        lower, jitter = _factor(j.T @ j, damping)
-        flat = jax.scipy.linalg.cho_solve((lower, True), right)
-        splits = [sum(sizes[: n + 1]) for n in range(len(sizes) - 1)]
-        return NaturalStep(jnp.split(flat, splits), jitter)
-    kernel = gram(factors, factors, ones).reshape(residual.size, residual.size)
-    lower, jitter = _factor(kernel, damping)
-    dual = jax.scipy.linalg.cho_solve((lower, True), residual.reshape(-1))
-    return NaturalStep(pull(factors, dual.reshape(residual.shape)), jitter)
-
-
-def _factor(matrix: Float[Array, "n n"], damping: Float[Array, ""]) -> Lower:
-    return cholesky(matrix + damping * jnp.eye(matrix.shape[0], dtype=matrix.dtype))
-
-
-def _shapes(factors: Factors) -> list[jax.ShapeDtypeStruct]:
-    """Shapes (N, C, P_leaf) of the dense leaves; nothing is computed."""
-    return [jax.eval_shape(lambda f=leaf: f.dense()) for leaf in factors.leaves]
-
-
-class NaturalGradientState(NamedTuple):
-    """What the last step needed: `jitter`, beyond the damping (see `NaturalStep`)."""
-
-    jitter: Float[Array, ""]
+    damping = jnp.asarray(damping, residual.dtype)
+    lengths = leaf_sizes(factors)
+    toward = Pull(
+        [damping for _ in lengths], [jnp.zeros(n, residual.dtype) for n in lengths]
+    )
+    solve = in_weight_space if sum(lengths) < residual.size else in_function_space
+    found = solve(Whitened(factors, residual), toward)
+    return NaturalStep(found.step, found.jitter)
 
 
 def natural_gradient(
-    model: PyTree,
-    likelihood: AbstractLikelihood,
+    model: PyTree = None,
+    likelihood: AbstractLikelihood | None = None,
     *,
-    damping: ArrayLike,
-    learning_rate: optax.ScalarOrSchedule = 1.0,
+    damping: AbstractDamping | ArrayLike | None = None,
+    learning_rate: AbstractRate | optax.ScalarOrSchedule | None = None,
+    solve: AbstractSolve = SMALLER,
+    momentum: float = 0.0,
+    prior: AbstractPrior | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Natural gradient of the log-likelihood as an optax transformation.
+    r"""Natural gradient of the log posterior as an optax transformation.
 
-    $\theta \leftarrow \theta + \eta\,(J^T H J + \lambda I)^{-1} \sum_n J_n^T
-    \nabla_f \log p(y_n \mid f_n)$ with H the output-space Hessian of the likelihood,
-    so that JᵀHJ is the Fisher matrix. For squared error with noise scale 1 this is
-    $J^T (J J^T + \lambda I)^{-1} (y - f)$, and for a linear network one step with
-    η = 1, λ = 0 solves the least-squares problem.
+    The step s minimizes the quadratic model $\tfrac12 s^\top (J^\top H J + T) s +
+    g^\top s$ plus $\tfrac\lambda2 \|s - \beta s_{-1}\|^2$, with H the output-space
+    Hessian of the likelihood (so that JᵀHJ is the Fisher matrix), T the precision of
+    the prior, g the gradient of minus the log posterior, and $s_{-1}$ the last step.
+    For squared error with noise scale 1, without prior and momentum it is
+    $J^T (J J^T + \lambda I)^{-1} (y - f)$: for a linear network one step with λ = 0
+    solves the least-squares problem.
 
-    Its `update` takes the examples as extra arguments,
-    `update(gradient, state, params, x=x, y=y)`, with x (N, …) network inputs and y
-    targets as `BNN.inputs` and `BNN.targets` give them. The incoming gradient is
-    replaced, not preconditioned: the step follows from x and y, to full precision at
-    small damping. So put it first in an `optax.chain`; the prior is not part of it.
+    It is an optimizer of `Train(natural_gradient(damping=…))`, which gives it
+    network, likelihood, prior and examples. In a loop of one's own `update` takes the
+    examples as extra arguments, `update(gradient, state, params, x=x, y=y)`, with x
+    (B, …) network inputs and y targets as `BNN.inputs` and `BNN.targets` give them,
+    and where they are no full batch `size=N`, and `weight=` (B,), how often each
+    counts. The incoming gradient is replaced, not preconditioned: the step follows
+    from x and y, to full precision at small damping. So put it first in an
+    `optax.chain`. Under `optax.masked` the chosen leaves move.
 
     Args:
         model: the network; its structure is used, its weights come with `params`
-            (`ntkuq.models.parameters(model)`).
-        likelihood: of the targets, in the network's units.
-        damping: λ ≥ 0, added to JᵀHJ summed (not averaged) over the examples.
-        learning_rate: η, a number or an optax schedule.
+            (`ntkuq.models.parameters(model)`). `None` inside `Train`.
+        likelihood: of the targets, in the network's units. `None` inside `Train`.
+        damping: λ, a number or a rule, `LevenbergMarquardt()` unless given; in the
+            units of a prior precision: added to JᵀHJ summed (not averaged) over all N
+            examples.
+        learning_rate: a number, an optax schedule, or a rule (`KLClip`,
+            `QuadraticModel`). A line search of optax comes behind in a chain.
+        solve: `Smaller()`, `FunctionSpace()`, `WeightSpace()` or
+            `ConjugateGradients()`.
+        momentum: β in [0, 1), momentum in function space (SPRING): the damping pulls
+            to the last step instead of to zero.
+        prior: of the parameters; inside `Train` that of the problem. `None` for none.
 
     Returns:
         The transformation; the first entry of its state is a `NaturalGradientState`.
 
     Raises:
-        ValueError: for a negative damping; by `update` when `params`, x or y
-            is missing.
+        ValueError: for a negative damping or a momentum outside [0, 1); by `update`
+            when parameters, x, y, network or likelihood are missing.
+        NotEnoughMemory: by `update`, for more equations than memory allows.
 
-    References: Amari 1998; Martens 2020 (arXiv 1412.1193).
+    References: Amari 1998; Martens 2020 (arXiv 1412.1193); Goldshlager, Abrahamsen and
+        Lin 2024 (arXiv 2401.10190) for SPRING.
 
     >>> import equinox as eqx, jax, jax.numpy as jnp, optax
     >>> from ntkuq.models import Gaussian, parameters
@@ -136,41 +154,89 @@ def natural_gradient(
     >>> line.weight.round(3).item(), line.bias.round(3).item()
     (3.0, 1.0)
     """
-    if isinstance(damping, float | int) and not damping >= 0:
-        raise ValueError(f"natural_gradient: expected damping >= 0, got {damping}")
-    static = eqx.filter(model, trainable(model), inverse=True)
-
-    def init(params: PyTree) -> NaturalGradientState:
-        return NaturalGradientState(jnp.zeros((), jax.tree.leaves(params)[0].dtype))
-
-    def update(updates, state, params=None, **extra):
-        del updates, state
-        if params is None or not {"x", "y"} <= extra.keys():
-            raise ValueError(
-                "natural_gradient: expected the parameters and the examples, "
-                "update(gradient, state, params, x=x, y=y)"
-            )
-        x, y = extra["x"], extra["y"]
-        now = eqx.combine(params, static)
-        at = Jacobian.at(now, jax.tree.map(lambda a: a[0], x))
-        factors = at.factors(x, likelihood.hessian_sqrt, y)
-        step, jitter = natural_step(factors, _whitened(likelihood, factors, y), damping)
-        leaves = jax.tree.leaves(parameters(now))
-        # optax's convention: what comes in is descended, so minus the ascent step
-        shaped = [-d.reshape(a.shape) for d, a in zip(step, leaves, strict=True)]
-        tree = jax.tree.unflatten(jax.tree.structure(parameters(now)), shaped)
-        return tree, NaturalGradientState(jitter)
-
-    return optax.chain(
-        optax.GradientTransformationExtraArgs(init, update),
-        optax.scale_by_learning_rate(learning_rate),
+    return second_order(
+        "natural_gradient",
+        model,
+        likelihood,
+        Solved(solve),
+        damping=damping,
+        learning_rate=1.0 if learning_rate is None else learning_rate,
+        momentum=momentum,
+        prior=prior,
     )
 
 
-def _whitened(
-    likelihood: AbstractLikelihood, factors: Factors, y: Array
-) -> Float[Array, "N C"]:
-    """u with S u = d log p / df and H = S S^T (the gradient lies in the range of S)."""
-    gradient = jax.vmap(likelihood.residual)(factors.outputs, y)
-    root = jax.vmap(likelihood.hessian_sqrt)(factors.outputs, y)
-    return jnp.einsum("ncd,nd->nc", jnp.linalg.pinv(root), gradient)
+def gauss_newton(
+    model: PyTree = None,
+    likelihood: AbstractLikelihood | None = None,
+    *,
+    damping: AbstractDamping | ArrayLike | None = None,
+    learning_rate: AbstractRate | optax.ScalarOrSchedule | None = None,
+    solve: AbstractSolve = ITERATIVE,
+    momentum: float = 0.0,
+    prior: AbstractPrior | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Gauss-Newton steps from matrix-vector products: for large networks and batches.
+
+    As `natural_gradient`, whose arguments it has, with conjugate gradients for a
+    solver: no matrix is formed, an iteration costs about two gradients, and each step
+    starts from the last ("Hessian-free" optimization).
+
+    References: Martens 2010; Schraudolph 2002.
+
+    >>> import equinox as eqx, jax, jax.numpy as jnp
+    >>> from ntkuq.models import Gaussian, parameters
+    >>> line = eqx.nn.Linear(1, 1, key=jax.random.key(0))
+    >>> x = jnp.array([[0.0], [1.0], [2.0]])
+    >>> step = gauss_newton(line, Gaussian(), damping=1e-6)
+    >>> params = parameters(line)
+    >>> updates, _ = step.update(params, step.init(params), params, x=x, y=3 * x + 1)
+    >>> round(eqx.apply_updates(line, updates).weight.item(), 3)
+    3.0
+    """
+    return second_order(
+        "gauss_newton",
+        model,
+        likelihood,
+        Solved(solve),
+        damping=damping,
+        learning_rate=1.0 if learning_rate is None else learning_rate,
+        momentum=momentum,
+        prior=prior,
+    )
+
+
+def second_order(
+    name: str,
+    model: PyTree,
+    likelihood: AbstractLikelihood | None,
+    direction: AbstractDirection,
+    *,
+    damping: AbstractDamping | ArrayLike | None,
+    learning_rate: AbstractRate | optax.ScalarOrSchedule,
+    momentum: float,
+    prior: AbstractPrior | None,
+) -> optax.GradientTransformationExtraArgs:
+    """The transformation of `natural_gradient`, `gauss_newton` and `kfac`."""
+    if isinstance(damping, float | int) and not damping >= 0:
+        raise ValueError(f"{name}: expected damping >= 0, got {damping}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"{name}: expected momentum in [0, 1), got {momentum}")
+    made = SecondOrder(
+        name,
+        model,
+        likelihood,
+        prior,
+        direction,
+        LevenbergMarquardt() if damping is None else as_damping(damping),
+        as_rate(learning_rate),
+        momentum,
+    )
+    return optax.chain(made.transformation())
+
+
+def leaf_sizes(factors: Factors) -> list[int]:
+    """The number of parameters of each leaf; nothing is computed."""
+    return [
+        jax.eval_shape(lambda f=leaf: f.dense()).shape[-1] for leaf in factors.leaves
+    ]

@@ -7,7 +7,14 @@ from . import figures, html, markdown, tables, terminal
 from .catalog import default_methods
 from .comparison import Comparison
 from .document import SCHEMA, Document, DocumentError, dumps, load, validate
-from .extras import AbstractExtra, KernelRegime, OutsideSets, Reference, Shifts
+from .extras import (
+    AbstractExtra,
+    KernelRegime,
+    OutsideSets,
+    Reference,
+    SecondOrder,
+    Shifts,
+)
 from .limits import Limits
 from .progress import AbstractProgress, Silent
 from .run import compare
@@ -23,6 +30,7 @@ __all__ = [
     "Limits",
     "OutsideSets",
     "Reference",
+    "SecondOrder",
     "Shifts",
     "Silent",
     "compare",

@@ -243,6 +243,15 @@ _ANALYSES = {
     "distance?": _Maybe({"scores": _SCORES, "floor": _SCORES, "n?": _Maybe(int)}),
     "omitted?": _Maybe(_Each(dict, str)),
 }
+#: Further numbers of a step, see `ntkuq.optimization.probe`.
+_DECREASES = (
+    "predicted",
+    "realized",
+    "seconds",
+    "predicted_per_second",
+    "realized_per_second",
+    "per_second",
+)
 #: What an extra adds to the run.
 _RUN_EXTRAS = {
     "omitted?": _Maybe(_Each(dict, str)),
@@ -253,8 +262,52 @@ _RUN_EXTRAS = {
             "scores": _SCORES,
             "claims": _Each(
                 list,
-                {"statement": str, "word": str, "confirm": _Number, "refute": _Number},
+                {
+                    "number?": int,
+                    "statement": str,
+                    "word": str,
+                    "statistic?": _Maybe(_SCORE),
+                    "worst?": _Maybe(_Number),
+                    # numbers in documents of earlier versions
+                    "confirm": _Scalar,
+                    "refute": _Scalar,
+                    "note?": str,
+                    "reason?": _Maybe(str),
+                    "values?": _Maybe(_Each(dict, _Maybe(_Number))),
+                },
             ),
+            "consequences?": _Maybe(_Each(list, str)),
+            "setting?": _Maybe(_Each(dict, str)),
+        }
+    ),
+    "probe?": _Maybe(
+        {
+            "answer": str,
+            "verdict": str,
+            "rows": _Each(
+                list,
+                {
+                    "name": str,
+                    "how?": _Maybe(str),
+                    "damping?": _Maybe(_Number),
+                    "scores": {
+                        "elsewhere": _SCORE,
+                        **{f"{name}?": _SCORE for name in _DECREASES},
+                    },
+                    "remarks?": _Maybe(_Each(list, str)),
+                },
+            ),
+            "against": _Each(
+                list,
+                {
+                    "name": str,
+                    "word": str,
+                    "per_second": _SCORE,
+                    "times?": _Maybe(_SCORE),
+                    "times_per_second?": _Maybe(_SCORE),
+                },
+            ),
+            "setting?": _Maybe(_Each(dict, str)),
         }
     ),
     "reference?": _Maybe(

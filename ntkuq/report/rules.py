@@ -78,6 +78,14 @@ RULES: Mapping[str, str] = {
         " the outputs, and the tangent kernel changes by less than 0.1 (0.5) of its"
         " norm. Otherwise: cannot tell."
     ),
+    "probe": (
+        "Each step is made from one batch and judged on another. A step is worth its"
+        " time where the 95 % interval of what it gains there per second beyond the"
+        " first step, paired over batches and for all steps together, lies above 0 and"
+        " so does its own decrease. Yes: one of them is. No: none is told to lower the"
+        " loss on other batches, or the intervals of all lie below 0 or within 5 % of"
+        " what the first step gains. Otherwise: cannot tell."
+    ),
     "reference": (
         "Of the recommended method. Yes: the upper end of the 95 % interval of its"
         f" distance to the chains is below {NEAR} times the distance of two halves of"

@@ -17,11 +17,13 @@ from ntkuq.models import (
     NormalPrior,
     Standardize,
     Train,
+    TrainingError,
     forward,
     mlp,
     parameters,
 )
-from ntkuq.optimization import Claim, Regime, regime
+from ntkuq.optimization import Below, Claim, Regime, regime
+from ntkuq.optimization.kernel_regime import LayerFisher, LazyPhase, Settling
 from ntkuq.posteriors.laplace import Laplace
 
 
@@ -68,7 +70,7 @@ def test_numbers_equal_the_dense_ones(getkey):
     model = shifted(initial, 0.3, getkey())
     bnn = BNN(Network(trained=model), Gaussian(0.1), NormalPrior())
     key = getkey()
-    found = regime(bnn, data, initial=initial, key=key)
+    found = regime(bnn, data, initial=initial, studies=(), key=key)
     choose = jax.random.split(key, 6)[0]
     order = np.asarray(jax.random.permutation(choose, 16))
     posterior = Laplace().fit(bnn, data.train, key=key)
@@ -95,6 +97,7 @@ def test_numbers_equal_the_dense_ones(getkey):
                     np.linalg.norm(k1 - k0) / np.linalg.norm(k0),
                     aligned(k1),
                     aligned(k0),
+                    1 - np.sum(k0 * k1) / np.linalg.norm(k0) / np.linalg.norm(k1),
                 )
             )
     expected = np.mean(values, axis=0)
@@ -104,6 +107,7 @@ def test_numbers_equal_the_dense_ones(getkey):
         found.kernel_change,
         found.alignment,
         found.initial_alignment,
+        found.kernel_angle,
     )
     assert np.allclose([s.value for s in numbers], expected, rtol=1e-6)
     assert {s.n for s in numbers} == {2}
@@ -114,10 +118,11 @@ def test_linear_network_is_in_the_kernel_regime(getkey):
     bnn = BNN(
         Network(lambda key: eqx.nn.Linear(2, 1, key=key)), Gaussian(0.3), NormalPrior()
     )
-    found = regime(bnn, split(), train=Train(1e-1, steps=100), seeds=2, key=getkey())
+    train = Train(1e-1, steps=100)
+    found = regime(bnn, split(), train=train, seeds=2, studies=(), key=getkey())
     assert found.kernel_change.value < 1e-12
     assert found.linearization_error.value < 1e-4
-    assert [claim.word for claim in found.claims] == ["confirmed", "confirmed"]
+    assert [claim.word for claim in found.claims] == ["confirmed"] * 3
     assert found.verdict.startswith("In the kernel regime.")
     assert found.over == "seeds"
 
@@ -125,8 +130,8 @@ def test_linear_network_is_in_the_kernel_regime(getkey):
 def test_narrow_network_trained_hard_is_not(getkey):
     bnn = BNN(mlp(2, 1, width=6, depth=2), Gaussian(0.1), NormalPrior(), Standardize())
     train = Train(optax.adam(3e-2), steps=400)
-    found = regime(bnn, split(), train=train, seeds=5, key=getkey())
-    assert [claim.word for claim in found.claims] == ["refuted", "refuted"]
+    found = regime(bnn, split(), train=train, seeds=5, studies=(), key=getkey())
+    assert [claim.word for claim in found.claims[:2]] == ["refuted", "refuted"]
     assert found.verdict.startswith("Not in the kernel regime.")
     assert found.linearization_error.value > 1.0
     assert found.kernel_change.n == 5
@@ -142,6 +147,7 @@ def test_deviations_shrink_with_the_step(getkey):
             BNN(shifted(initial, size, direction), Gaussian(0.1), NormalPrior()),
             data,
             initial=initial,
+            studies=(),
             key=key,
         )
         for size in sizes
@@ -157,7 +163,12 @@ def test_classes_and_intervals_over_subsets(getkey):
     initial = mlp(2, 2, width=8, depth=1)(getkey())
     model = shifted(initial, 0.5, getkey())
     bnn = BNN(Network(trained=model), Categorical(), NormalPrior())
-    found = regime(bnn, data, initial=initial, key=getkey())
+    studies = (LayerFisher(points=8), Settling(), LazyPhase(points=8))
+    found = regime(bnn, data, initial=initial, studies=studies, key=getkey())
+    assert [claim.number for claim in found.claims] == [1, 2, 2, 10, 24, 25, 25]
+    reasons = {claim.number: claim.reason for claim in found.claims[3:]}
+    assert "pair was given" in reasons[24]
+    assert found.setting["step size"].startswith("not known")
     assert found.kernel_change.n == 8
     low, high = found.kernel_change.interval
     assert low < found.kernel_change.value < high
@@ -166,22 +177,31 @@ def test_classes_and_intervals_over_subsets(getkey):
     assert "alignment at initialization" in str(found)
 
 
+def test_a_training_that_diverges_is_an_error(getkey):
+    bnn = BNN(mlp(2, 1, width=4, depth=1), Gaussian(0.1), NormalPrior())
+    train = Train(optax.sgd(1e30), steps=50)
+    with pytest.raises(TrainingError, match="not finite"):
+        regime(bnn, split(32), train=train, seeds=2, key=getkey())
+
+
 def test_same_key_same_numbers(getkey):
     data, key = split(32), getkey()
     bnn = BNN(mlp(2, 1, width=4, depth=1), Gaussian(0.1), NormalPrior())
     train = Train(1e-2, steps=50)
-    first = regime(bnn, data, train=train, seeds=2, key=key)
-    assert first == regime(bnn, data, train=train, seeds=2, key=key)
+    first = regime(bnn, data, train=train, seeds=2, studies=(Settling(),), key=key)
+    again = regime(bnn, data, train=train, seeds=2, studies=(Settling(),), key=key)
+    assert first == again
+    assert first.claims[-1].statistic.n == 2
 
 
 def test_words_and_verdict_follow_the_intervals():
     def score(low, high):
         return Score((low + high) / 2, 0.01, 5, (low, high))
 
-    assert Claim("", score(0.0, 0.09), 0.1, 0.3).word == "confirmed"
-    assert Claim("", score(0.31, 0.5), 0.1, 0.3).word == "refuted"
-    assert Claim("", score(0.05, 0.2), 0.1, 0.3).word == "undecided"
-    assert Claim("", Score(0.0, None, 1, None), 0.1, 0.3).word == "undecided"
+    assert Claim("", score(0.0, 0.09), Below(0.1, 0.3)).word == "confirmed"
+    assert Claim("", score(0.31, 0.5), Below(0.1, 0.3)).word == "refuted"
+    assert Claim("", score(0.05, 0.2), Below(0.1, 0.3)).word == "undecided"
+    assert Claim("", Score(0.0, None, 1, None), Below(0.1, 0.3)).word == "undecided"
     middle = score(0.15, 0.25)
     found = Regime(middle, middle, middle, middle, middle, "seeds")
     assert found.verdict.startswith("Undecided.")

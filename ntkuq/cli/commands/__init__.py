@@ -6,6 +6,7 @@ from ntkuq.cli.commands.cite import Cite
 from ntkuq.cli.commands.compare import Compare
 from ntkuq.cli.commands.data import Data
 from ntkuq.cli.commands.fit import Fit
+from ntkuq.cli.commands.regime import Regime
 from ntkuq.cli.commands.report import Report
 from ntkuq.cli.commands.score import Score
 
@@ -16,6 +17,7 @@ COMMANDS: dict[str, type[AbstractCommand]] = {
     "fit": Fit,
     "score": Score,
     "report": Report,
+    "regime": Regime,
     "audit": Audit,
     "data": Data,
     "cite": Cite,

@@ -33,8 +33,9 @@ class Compare(AbstractProblem):
     with_: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="with")
     ] = ()
-    """More to find out, separated by commas: regime (does NTK theory apply), reference
-    (distance to Markov chains), shift (shifted inputs), outside (outside data)."""
+    """More to find out, separated by commas: regime (does NTK theory apply), probe
+    (would a second-order step help), reference (distance to Markov chains), shift
+    (shifted inputs), outside (outside data)."""
     fail_on: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Exit with 1 if the audit finds an issue (issue), or even a tip (tip), or if a
     score of any method is on this side of a number ('coverage<0.88'); repeat for

@@ -106,7 +106,7 @@ class Pair(NamedTuple):
     inputs: Array
 
 
-class _Form(NamedTuple):
+class Form(NamedTuple):
     """How the block of a leaf is represented.
 
     kind: "kronecker", "block" or "diagonal".
@@ -123,7 +123,7 @@ def _counts(leaf: Rows) -> Float[Array, " V"]:
     return jnp.zeros(leaf.size, leaf.g.dtype).at[leaf.ids].add(ones)
 
 
-def _forms(jacobian: Jacobian, sharing: AbstractSharing | None) -> tuple[_Form, ...]:
+def forms_of(jacobian: Jacobian, sharing: AbstractSharing | None) -> tuple[Form, ...]:
     """The form of each leaf; `sharing` is `None` for diagonals throughout."""
     forms = []
     for leaf, size in zip(jacobian.subset, jacobian.sizes, strict=True):
@@ -132,21 +132,21 @@ def _forms(jacobian: Jacobian, sharing: AbstractSharing | None) -> tuple[_Form, 
             (site.kind == "rows", site.output_first, site.into) for site in sites
         }
         if sharing is None:
-            forms.append(_Form("diagonal", 1, True))
+            forms.append(Form("diagonal", 1, True))
         elif len(oriented) == 1 and (len(sites) == 1 or sites[0].kind != "rows"):
             positions = sum(site.positions for site in sites)
             copies = sharing.copies(positions)
-            forms.append(_Form("kronecker", copies, sites[0].output_first))
+            forms.append(Form("kronecker", copies, sites[0].output_first))
         else:
             kind = "block" if size <= BLOCK_LIMIT else "diagonal"
-            forms.append(_Form(kind, 1, True))
+            forms.append(Form(kind, 1, True))
     return tuple(forms)
 
 
 class Step(eqx.Module):
     """The step of `accumulate`: what each leaf's block is made from."""
 
-    forms: tuple[_Form, ...] = eqx.field(static=True)
+    forms: tuple[Form, ...] = eqx.field(static=True)
     sharing: AbstractSharing
 
     def __call__(self, factors: Factors, hessian: Array | None = None) -> list[Any]:
@@ -163,7 +163,7 @@ class Step(eqx.Module):
         return out
 
 
-def _readout(form: _Form, leaf: Readout, hessian: Float[Array, "N C C"]) -> Any:
+def _readout(form: Form, leaf: Readout, hessian: Float[Array, "N C C"]) -> Any:
     """The same for a last layer, whose gradients are the Hessian's square root."""
     if form.kind == "kronecker":
         return Pair(jnp.sum(hessian, axis=0), leaf.a.T @ leaf.a)
@@ -213,7 +213,7 @@ def kronecker_blocks(
     sharing: how layers shared over positions are approximated; `None` for the exact
         diagonal of every leaf.
     """
-    forms = _forms(jacobian, sharing)
+    forms = forms_of(jacobian, sharing)
     itemsize = variances[0].dtype.itemsize
     size = factor_chunk_size(jacobian, outputs, itemsize)
     step = Step(forms, Expand() if sharing is None else sharing)
@@ -226,7 +226,7 @@ class _Statistics(eqx.Module):
     """Sums over the data, one entry a leaf, and how blocks are made from them."""
 
     sums: list[Any]
-    forms: tuple[_Form, ...] = eqx.field(static=True)
+    forms: tuple[Form, ...] = eqx.field(static=True)
 
 
 def _decomposed(statistics: _Statistics, variances: list[Array], count: int) -> Blocks:
@@ -240,7 +240,7 @@ def _decomposed(statistics: _Statistics, variances: list[Array], count: int) -> 
 
 
 def _decompose(
-    value: Any, form: _Form, dtype: np.dtype, count: int
+    value: Any, form: Form, dtype: np.dtype, count: int
 ) -> Rotated | Block | Diag:
     """Eigendecompose a block in float64; keep it in the network's dtype."""
     if isinstance(value, Pair):

@@ -15,6 +15,7 @@ from jaxtyping import Array, PyTree
 from ntkuq.models.network import parameters, trainable
 from ntkuq.models.text import identity
 from ntkuq.models.train.jobs import Job
+from ntkuq.models.train.lazy import made
 from ntkuq.models.train.problem import (
     Carry,
     Examples,
@@ -105,7 +106,13 @@ def ready(
     )
     params = parameters(job.model)
     _, static = eqx.partition(job.model, trainable(job.model))
-    start = Carry(params, problem.transformation().init(params))
+    begin = problem.transformation().init(params)
+
+    def after(state: PyTree) -> PyTree:
+        carry = Carry(params, state)
+        return problem.update(carry, static, examples, job.key)[0].optimizer
+
+    start = Carry(params, made(begin, after))
     state = State(
         start,
         jnp.zeros((), jnp.int32),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import NamedTuple
 
 import equinox as eqx
@@ -38,6 +39,10 @@ class Job(eqx.Module):
 
 class AbstractRecord(eqx.Module):
     """A part of an optimizer's state that a training hands back when it ends."""
+
+    @abc.abstractmethod
+    def note(self) -> str | None:
+        """What a user has to know about the training; `None` for nothing."""
 
 
 class Trained(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools as ft
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
@@ -401,13 +402,17 @@ class Train(eqx.Module):
         diverged = int(state.diverged)
         # what was best before a divergence is still good
         lost = diverged >= 0 and not (score is not None and np.isfinite(score))
+        record = record_of(state.carry.optimizer)
+        note = None if record is None or lost else record.note()
+        if note is not None:
+            warnings.warn(f"Train: {note}", stacklevel=2)
         return Trained(
             eqx.combine(params, static),
             np.asarray(progress.losses),
             steps,
             diverged if lost else None,
             score,
-            record_of(state.carry.optimizer),
+            record,
         )
 
 

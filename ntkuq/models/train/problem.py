@@ -46,6 +46,33 @@ class Examples(NamedTuple):
     counts: Float[Array, " N"] | None = None
 
 
+class Given(NamedTuple):
+    """What optimizers that look further than the gradient get: `problem=` of `update`.
+
+    Args:
+        x, y: scaled inputs and targets of the batch, (B, …) each.
+        weight: how often each counts, (B,); `None` for once.
+        size: N, how many examples there are in all.
+        model: the network without its parameters.
+        parameters: all of them, also where `optax.masked` shows some.
+        likelihood, prior: in the network's units.
+        center: the mean of the prior, like the parameters; `None` for zero.
+        noisy: is the loss another function of the network than its likelihood, by
+            dropout or adversarial examples?
+    """
+
+    x: PyTree
+    y: PyTree
+    weight: Float[Array, " B"] | None
+    size: Float[Array, ""]
+    model: PyTree
+    parameters: PyTree
+    likelihood: AbstractLikelihood
+    prior: AbstractPrior
+    center: PyTree | None
+    noisy: bool
+
+
 class Carry(NamedTuple):
     """What changes from step to step."""
 
@@ -143,10 +170,34 @@ class Problem(eqx.Module):
     ) -> tuple[Carry, Float[Array, ""]]:
         """One update of the parameters, and the loss before it."""
         params, state = carry
-        loss, grad = jax.value_and_grad(self.loss)(params, static, examples, key)
+
+        def value(params: PyTree, problem: Given | None = None) -> Float[Array, ""]:
+            del problem  # optax gives every extra argument to it
+            return self.loss(params, static, examples, key)
+
+        loss, grad = jax.value_and_grad(value)(params)
+        given = Given(
+            *examples,
+            size=self.size,
+            model=static,
+            parameters=params,
+            likelihood=self.likelihood,
+            prior=self.prior,
+            center=self.center,
+            noisy=self.reach is not None or self.call is not without_noise,
+        )
+        optimizer = optax.with_extra_args_support(self.transformation())
         # optax's schedules rely on the standard rules of promotion
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = self.transformation().update(grad, state, params)
+            updates, state = optimizer.update(
+                grad,
+                state,
+                params,
+                value=loss,
+                grad=grad,
+                value_fn=value,
+                problem=given,
+            )
         return Carry(optax.apply_updates(params, updates), state), loss
 
 

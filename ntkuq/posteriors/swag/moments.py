@@ -54,6 +54,9 @@ class Moments(AbstractRecord):
             jax.tree.map(lambda leaf: zeros(leaf, rank), parameters),
         )
 
+    def note(self):
+        return None
+
     def after(self, parameters: PyTree, every: Int[Array, ""]) -> Moments:
         """The moments after one more update, which is collected if it is its turn."""
         seen = self.seen + 1

@@ -9,8 +9,10 @@ from jaxtyping import Array
 
 from ntkuq.data import Split
 from ntkuq.models import BNN, Train
-from ntkuq.optimization import regime
-from ntkuq.optimization.measure import TRAIN
+from ntkuq.optimization import Regime, regime
+from ntkuq.optimization.kernel_regime.measure import TRAIN
+from ntkuq.optimization.kernel_regime.method import STUDIES
+from ntkuq.optimization.kernel_regime.study import AbstractStudy
 from ntkuq.posteriors import AbstractPosterior, Predictive
 
 from .base import AbstractExtra
@@ -22,6 +24,8 @@ class KernelRegime(AbstractExtra):
     Args:
         train: how the network is trained.
         seeds: trainings.
+        studies: what else is decided, see `ntkuq.regime`; `()` for the linearization
+            and the kernel's change alone.
 
     Raises:
         ValueError: for fewer than 2 seeds.
@@ -34,6 +38,7 @@ class KernelRegime(AbstractExtra):
     entry: ClassVar[str] = "regime"
     train: Train = TRAIN
     seeds: int = 3
+    studies: tuple[AbstractStudy, ...] = STUDIES
 
     def __check_init__(self):
         if self.seeds < 2:
@@ -42,29 +47,15 @@ class KernelRegime(AbstractExtra):
     def of_run(
         self, bnn: BNN, data: Split, *, checkpoint: Path | None, key: Array
     ) -> tuple[dict[str, Any], Any]:
-        found = regime(bnn, data, train=self.train, seeds=self.seeds, key=key)
-        names = (
-            "linearization_error",
-            "relative_error",
-            "kernel_change",
-            "alignment",
-            "initial_alignment",
+        found = regime(
+            bnn,
+            data,
+            train=self.train,
+            seeds=self.seeds,
+            studies=self.studies,
+            key=key,
         )
-        entry = {
-            "over": found.over,
-            "verdict": found.verdict,
-            "scores": {name: getattr(found, name).to_dict() for name in names},
-            "claims": [
-                {
-                    "statement": claim.statement,
-                    "word": claim.word,
-                    "confirm": claim.confirm,
-                    "refute": claim.refute,
-                }
-                for claim in found.claims
-            ],
-        }
-        return {"regime": entry}, None
+        return {"regime": regime_entry(found)}, None
 
     def of_method(
         self,
@@ -76,3 +67,24 @@ class KernelRegime(AbstractExtra):
         key: Array,
     ) -> dict[str, Any]:
         return {}
+
+
+def regime_entry(found: Regime) -> dict[str, Any]:
+    """What a document holds of it, plain numbers and text."""
+    names = [
+        "linearization_error",
+        "relative_error",
+        "kernel_change",
+        "alignment",
+        "initial_alignment",
+    ]
+    if found.kernel_angle is not None:
+        names.append("kernel_angle")
+    return {
+        "over": found.over,
+        "verdict": found.verdict,
+        "consequences": list(found.consequences),
+        "scores": {name: getattr(found, name).to_dict() for name in names},
+        "claims": [claim.to_dict() for claim in found.claims],
+        "setting": dict(found.setting),
+    }

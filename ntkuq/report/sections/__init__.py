@@ -21,8 +21,9 @@ from .hyperparameters import hyperparameter_section
 from .kinds import kinds_section
 from .knows import knows_section
 from .method import method_section
+from .second_order import second_order_section
 from .setup import setup_section
-from .theory import reference_section, regime_section, second_order_section
+from .theory import reference_section, regime_section
 from .trust import trust_section
 
 
@@ -34,6 +35,7 @@ CODE_WORDS: Mapping[str, str] = {
     "shape": "Shape",
     "group": "Holds in every group",
     "regime": "Kernel regime",
+    "probe": "Second order helps",
     "reference": "Near to exact",
     "cost": "Cost",
     "audit": "Clean audit",
@@ -54,7 +56,7 @@ def sections(
         knows_section(document),
         kinds_section(document),
         regime_section(document),
-        second_order_section(),
+        second_order_section(document),
         reference_section(document),
         hyperparameter_section(document),
         cost_section(document),

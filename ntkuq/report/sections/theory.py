@@ -1,4 +1,6 @@
-"""Kernel regime, second order, and the distance to the exact posterior."""
+"""Kernel regime, and the distance to the exact posterior."""
+
+from typing import Any
 
 from ntkuq.report import formats
 from ntkuq.report.document import Document
@@ -14,6 +16,7 @@ REGIME = {
     "linearization_error": "Linearization error, in posterior standard deviations",
     "relative_error": "Linearization error, as a share of what training changed",
     "kernel_change": "Change of the tangent kernel, as a share of its norm",
+    "kernel_angle": "Cosine distance of the tangent kernels before and after",
     "alignment": "Alignment of the kernel with the targets, trained",
     "initial_alignment": "Alignment of the kernel with the targets, at initialization",
 }
@@ -45,19 +48,13 @@ def _regime_blocks(document: Document) -> tuple[Block, ...]:
         )
         for name, score in found["scores"].items()
     )
-    claims = tuple(
-        Row(
-            plain(claim["statement"]),
-            (
-                plain(claim["word"]),
-                f"below {formats.number(claim['confirm'])}",
-                f"above {formats.number(claim['refute'])}",
-            ),
-        )
-        for claim in found["claims"]
-    )
+    listed = sorted(found["claims"], key=lambda claim: claim.get("number") or 0)
+    claims = tuple(map(_claim, listed))
+    setting = found.get("setting") or {}
+    follows = tuple(Text(plain(one)) for one in found.get("consequences") or ())
     return (
         Text(plain(found["verdict"])),
+        *follows,
         Table(
             f"Measured at test inputs; 95 % intervals over {plain(found['over'])}.",
             ("Quantity", "Value ± SE, interval", f"Number of {plain(found['over'])}"),
@@ -65,21 +62,42 @@ def _regime_blocks(document: Document) -> tuple[Block, ...]:
         ),
         Table(
             "Claims of the theory, decided by the whole interval.",
-            ("Claim", "Decision", "Confirmed", "Refuted"),
+            ("Claim", "Decision", "Value, interval", "Confirmed", "Refuted", "How"),
             claims,
         ),
+        *_setting(setting),
     )
 
 
-def second_order_section() -> Section:
-    """Whether a second-order step would help."""
-    why = "no step was tried: a comparison does not probe the optimizer."
-    return Section(
-        "second-order",
-        "Would second order help?",
-        "Should I change the optimizer?",
-        (Missing("steps", "Decrease per step and per second", why),),
+def _claim(claim: dict[str, Any]) -> Row:
+    statistic = claim.get("statistic")
+    value = "" if statistic is None else score_cell(statistic, percentage=False)
+    if claim.get("worst") is not None:
+        value += f"\nmost extreme: {formats.number(claim['worst'])}"
+    cells = (
+        plain(claim["word"]),
+        value,
+        _threshold(claim["confirm"], "below"),
+        _threshold(claim["refute"], "above"),
+        plain(claim.get("reason") or claim.get("note") or ""),
     )
+    number = f"{claim['number']}. " if claim.get("number") else ""
+    return Row(number + plain(claim["statement"]), cells)
+
+
+def _threshold(rule: object, side: str) -> str:
+    """A rule in words; earlier versions wrote its number alone."""
+    if isinstance(rule, int | float):
+        return f"{side} {formats.number(rule)}"
+    return plain(rule)
+
+
+def _setting(setting: dict[str, str]) -> tuple[Block, ...]:
+    """What the statements depend on."""
+    if not setting:
+        return ()
+    rows = tuple(Row(plain(name), (plain(text),)) for name, text in setting.items())
+    return (Table("The setting of every statement.", ("Setting", "Value"), rows),)
 
 
 def reference_section(document: Document) -> Section:

@@ -17,6 +17,7 @@ from .intervals import intervals_record
 from .method import method_record, recommended
 from .records import method_answers
 from .reliability import reliability_record
+from .second_order import second_order_record
 from .shape import shape_record
 from .theory import reference_record, regime_record
 
@@ -46,6 +47,7 @@ def verdict(document: Document, tolerance: Number = TOLERANCE) -> list[dict[str,
     optional = (
         None if chosen is None else group_record(document, chosen, tolerance),
         regime_record(document, tolerance),
+        second_order_record(document, tolerance),
         None if chosen is None else reference_record(document, chosen, tolerance),
     )
     records += [record for record in optional if record is not None]

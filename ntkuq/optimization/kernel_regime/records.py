@@ -2,46 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ntkuq.calibration import Score
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement of kernel theory about one network, decided by its interval.
-
-    Args:
-        statement: what the theory says.
-        statistic: the number that decides, with its 95 % interval.
-        confirm: confirmed where the whole interval lies below this.
-        refute: refuted where the whole interval lies above this.
-
-    >>> from ntkuq.calibration import Score
-    >>> Claim("the kernel is frozen", Score(0.7, 0.02, 5, (0.64, 0.76)), 0.1, 0.5).word
-    'refuted'
-    """
-
-    statement: str
-    statistic: Score
-    confirm: float
-    refute: float
-
-    @property
-    def word(self) -> str:
-        """The decision: "confirmed", "refuted", or "undecided"."""
-        ends = self.statistic.interval
-        if ends is not None and ends[1] < self.confirm:
-            return "confirmed"
-        if ends is not None and ends[0] > self.refute:
-            return "refuted"
-        return "undecided"
-
-    def __str__(self) -> str:
-        return (
-            f"{self.statement}: {self.word} ({_text(self.statistic)}; confirmed below "
-            f"{self.confirm:g}, refuted above {self.refute:g})"
-        )
+from ntkuq.optimization.claims import Below, Claim, in_words
+from ntkuq.optimization.kernel_regime.consequences import consequences
 
 
 @dataclass(frozen=True)
@@ -61,6 +27,11 @@ class Regime:
         initial_alignment: the same of Θ₀.
         over: what the intervals are over: "seeds" (trainings) or "subsets" (of the
             held-out data, one training).
+        more: further claims, by the studies that were asked for.
+        setting: what every statement about width depends on: parametrization, output
+            scale, step size, stopping rule.
+        kernel_angle: 1 − ⟨Θ_T, Θ₀⟩ / (‖Θ_T‖_F ‖Θ₀‖_F), the cosine distance of the
+            kernels, which does not see their size; `None` where it was not measured.
 
     References: Chizat, Oyallon, Bach 2019 (arXiv 1812.07956); Lee et al. 2019 (arXiv
     1902.06720); Cortes, Mohri, Rostamizadeh 2012 (arXiv 1203.0550).
@@ -81,13 +52,32 @@ class Regime:
     alignment: Score
     initial_alignment: Score
     over: str
+    more: tuple[Claim, ...] = ()
+    setting: Mapping[str, str] = field(default_factory=dict)
+    kernel_angle: Score | None = None
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """The statements that the numbers decide."""
+        """The statements that the numbers decide, those of the studies last."""
+        angle = self.kernel_angle
+        turned = Claim(
+            "the tangent kernel keeps its direction (cosine distance)",
+            angle,
+            Below(0.1, 0.5),
+            2,
+        )
         return (
-            Claim("training stays in its linearization", self.relative_error, 0.1, 0.3),
-            Claim("the tangent kernel is frozen", self.kernel_change, 0.1, 0.5),
+            Claim(
+                "training stays in its linearization",
+                self.relative_error,
+                Below(0.1, 0.3),
+                1,
+            ),
+            Claim(
+                "the tangent kernel is frozen", self.kernel_change, Below(0.1, 0.5), 2
+            ),
+            *(() if angle is None else (turned,)),
+            *self.more,
         )
 
     @property
@@ -97,8 +87,8 @@ class Regime:
         It says nothing about speed: a network outside the kernel regime may well
         train at the rate that kernel theory predicts.
         """
-        words = [claim.word for claim in self.claims]
-        error, change = _text(self.relative_error), _text(self.kernel_change)
+        words = [claim.word for claim in self.claims[:2]]
+        error, change = in_words(self.relative_error), in_words(self.kernel_change)
         numbers = (
             f"The linearization at initialization misses {error} of what training "
             f"changed in the outputs; the tangent kernel changed by {change} of its "
@@ -120,6 +110,15 @@ class Regime:
             f"{self.over} would narrow it."
         )
 
+    @property
+    def consequences(self) -> tuple[str, str, str]:
+        """What it means for uncertainty, optimization and continual learning.
+
+        One sentence or two for each, from the words of the claims. Whether training is
+        fast is said from measured rates only, never from C′.
+        """
+        return consequences(self.claims)
+
     def __str__(self) -> str:
         names = {
             "linearization error [posterior std]": self.linearization_error,
@@ -128,13 +127,9 @@ class Regime:
             "alignment": self.alignment,
             "alignment at initialization": self.initial_alignment,
         }
+        if self.kernel_angle is not None:
+            names["kernel change [cosine distance]"] = self.kernel_angle
         width = max(len(name) for name in names)
-        lines = [f"{name.ljust(width)}  {_text(s)}" for name, s in names.items()]
-        return "\n".join([*lines, *map(str, self.claims), self.verdict])
-
-
-def _text(score: Score) -> str:
-    if score.interval is None:
-        return f"{score.value:.3g} (no interval)"
-    low, high = score.interval
-    return f"{score.value:.3g} ({low:.3g} to {high:.3g})"
+        lines = [f"{name.ljust(width)}  {in_words(s)}" for name, s in names.items()]
+        claims = map(str, self.claims)
+        return "\n".join([*lines, *claims, self.verdict, *self.consequences])

@@ -1,0 +1,1 @@
+"""The optimization study: costs, curves, conditions and outcomes."""

@@ -1,0 +1,149 @@
+"""Across networks: does the condition say how fast natural gradient is?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ntkuq.calibration import Score
+from ntkuq.calibration.ranking import area_score
+from ntkuq.optimization.claims import Above, Claim
+from ntkuq.optimization.kernel_regime.rates import LINKED
+from ntkuq.optimization.kernel_regime.records import Regime
+from ntkuq.optimization.kernel_regime.study import decided
+
+
+#: Networks below which no correlation has an interval.
+LEAST = 4
+CORRELATED = Claim(
+    "natural gradient gains most where the kernel is worst conditioned (rank "
+    "correlation of κ and the ratio of iterations)",
+    None,
+    Above(0.8, 0.0),
+    8,
+)
+
+
+class Outcome(NamedTuple):
+    """What was found for one network.
+
+    Args:
+        constant: C′.
+        kept: did natural gradient contract at the lazy rate?
+        condition: κ(K) = λ_max/λ_min; NaN where it is not known.
+        ratio: iterations of gradient descent over those of natural gradient; NaN where
+            it is not known.
+    """
+
+    constant: float
+    kept: bool
+    condition: float = math.nan
+    ratio: float = math.nan
+
+    @staticmethod
+    def of(found: Regime) -> Outcome | None:
+        """From a regime; `None` where C′ or the rate was not tested.
+
+        The rate is kept where every claim 7 that was tested is confirmed.
+        """
+        rates = [c for c in found.claims if c.number == 7 and c.word != "not tested"]
+        stable = [c for c in found.claims if c.number == 6 and c.statistic is not None]
+        if not rates or not stable:
+            return None
+        (first, *_) = stable
+        ratio = next((c for c in found.claims if c.number == 8), None)
+        assert first.statistic is not None  # noqa: S101
+        largest = first.statistic.value if first.worst is None else first.worst
+        values = {} if ratio is None else ratio.values
+        return Outcome(
+            float(largest),
+            all(claim.word == "confirmed" for claim in rates),
+            values.get("condition", math.nan),
+            values.get("ratio", math.nan),
+        )
+
+
+def link(found: Iterable[Regime | Outcome]) -> tuple[Claim, Claim]:
+    r"""Claims 9 and 8 over several networks.
+
+    Claim 9 is the link that is implied where C′ is computed to judge second-order
+    training: that C′ < 1/2 tells the networks on which natural gradient keeps the lazy
+    rate from the others. Its statistic is the area under the ROC curve of this yes or
+    no, 1/2 by chance, with DeLong's interval; the area of C′ itself is in the note.
+    Where all networks keep the rate, or none, it is undecided. Claim 8 is the rank
+    correlation of κ(K) with how many times as many iterations gradient descent needs.
+
+    Args:
+        found: regimes of several networks, measured with `Conditions` and
+            `NaturalGradientRate`, or their outcomes.
+
+    Returns:
+        Both claims.
+
+    >>> seen = [Outcome(0.1, True), Outcome(0.3, True), Outcome(9.0, True)]
+    >>> [claim.word for claim in link(seen)]
+    ['undecided', 'not tested']
+    """
+    rows = [Outcome.of(one) if isinstance(one, Regime) else one for one in found]
+    known = [row for row in rows if row is not None]
+    missing = len(rows) - len(known)
+    note = f"{len(known)} networks"
+    if missing:
+        note += f"; {missing} more have no C′ or no rate"
+    return _predicts(known, note), _correlates(known, note)
+
+
+def _predicts(rows: Sequence[Outcome], note: str) -> Claim:
+    if not rows:
+        return decided(LINKED, note=note, reason="no network has both C′ and a rate")
+    kept = np.array([row.kept for row in rows])
+    constants = np.array([row.constant for row in rows])
+    if kept.all() or not kept.any():
+        group = "all" if kept.all() else "none"
+        note += (
+            f"; {group} of them keep the rate, {int((constants < 0.5).sum())} have "
+            "C′ < 1/2: there is nothing to predict"
+        )
+        return decided(LINKED, Score(math.nan, None, len(rows), None), note=note)
+    says = (constants < 0.5).astype(float)
+    score = area_score(says[~kept], says[kept])
+    ranks = area_score(-constants[~kept], -constants[kept])
+    note += f"; {int(kept.sum())} keep the rate; area of -C′ itself {ranks.value:.3g}"
+    return decided(LINKED, score, note=note)
+
+
+def _correlates(rows: Sequence[Outcome], note: str) -> Claim:
+    pairs = np.array([(row.condition, row.ratio) for row in rows]).reshape(-1, 2)
+    pairs = pairs[np.isfinite(pairs).all(axis=1)]
+    if len(pairs) < LEAST:
+        reason = (
+            f"needs at least {LEAST} networks with κ and a ratio of iterations, got "
+            f"{len(pairs)}"
+        )
+        return decided(CORRELATED, note=note, reason=reason)
+    return decided(CORRELATED, rank_correlation(*pairs.T), note=note)
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> Score:
+    r"""Spearman's correlation; its 95 % interval in Fisher's z.
+
+    The standard error of z is that of Bonett and Wright 2000, $\sqrt{(1 + r^2/2) /
+    (n-3)}$. Equal values have no correlation: NaN without an interval.
+
+    >>> rank_correlation(np.arange(9.0), np.arange(9.0) ** 2).value
+    1.0
+    """
+    from scipy import stats
+
+    n = len(x)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Score(math.nan, None, n, None)
+    r = float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
+    z = np.arctanh(np.clip(r, -1 + 1e-6, 1 - 1e-6))
+    se = math.sqrt((1 + r**2 / 2) / (n - 3))
+    half = stats.norm.ppf(0.975) * se
+    ends = float(np.tanh(z - half)), float(np.tanh(z + half))
+    return Score(r, (1 - r**2) * se, n, ends)

@@ -1,0 +1,1 @@
+"""The parts of a second-order step: objective, linear system, damping, rate."""
