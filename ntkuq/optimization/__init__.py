@@ -36,6 +36,14 @@ from ntkuq.optimization.natural import (
     natural_gradient as natural_gradient,
     natural_step as natural_step,
 )
+from ntkuq.optimization.probe import (
+    AbstractStep as AbstractStep,
+    GaussNewtonStep as GaussNewtonStep,
+    GradientStep as GradientStep,
+    KFACStep as KFACStep,
+    Probe as Probe,
+    probe as probe,
+)
 from ntkuq.optimization.steps.damping import (
     AbstractDamping as AbstractDamping,
     Constant as Constant,
@@ -44,6 +52,7 @@ from ntkuq.optimization.steps.damping import (
 from ntkuq.optimization.steps.rates import (
     AbstractRate as AbstractRate,
     KLClip as KLClip,
+    LineSearch as LineSearch,
     QuadraticModel as QuadraticModel,
     Scheduled as Scheduled,
 )

@@ -146,9 +146,10 @@ def _nothing(rows: Sequence[StepRow], rounding: float) -> str:
     """That no step gains anything on other batches."""
     best = max(rows, key=lambda row: np.nan_to_num(row.elsewhere.value, nan=-np.inf))
     text = (
-        f"Nothing to gain: no step lowers the loss on other batches by what could be "
-        f"told from 0; the best, {best.name}, by {in_words(best.elsewhere)} nats an "
-        f"example ({best.elsewhere.n} pairs of batches). "
+        f"Nothing to gain that these batches show: no step lowers the loss on another "
+        f"batch by what could be told from 0; the best, {best.name}, by "
+        f"{in_words(best.elsewhere)} nats an example ({best.elsewhere.n} pairs of "
+        "batches). "
     )
     if max(row.realized.value for row in rows) <= rounding:
         return text + (

@@ -91,7 +91,7 @@ def measure(
         # whoever comes first would always meet the caches of the last
         for turn in range(len(steps)):
             at = (number + turn) % len(steps)
-            found[at].append(_judge(ready[at], pair, TUNING + number, clock))
+            found[at].append(_judge(ready[at], pair, 2 * TUNING + number, clock))
     return [
         Measured(
             one.step.name,
@@ -197,10 +197,10 @@ def _elsewhere(objective: Objective, step: list[Array]) -> Array:
 
 
 def _gain(ready: _Ready, pairs: Sequence[Pair]) -> float:
-    """What the steps from the first of each pair gain on all the other batches."""
+    """What the step from each of these batches gains on all the others."""
     batches = [batch for pair in pairs for batch in pair]
     total = 0.0
-    for number, (own, _) in enumerate(pairs):
+    for number, own in enumerate(batches):
         found: Attempt = _call(ready, own, number, 0)()
         others = [batch for batch in batches if batch is not own]
         total += sum(

@@ -6,6 +6,7 @@ import abc
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float
@@ -142,6 +143,51 @@ class QuadraticModel(AbstractRate):
             (shares @ along.lengths @ shares)[None, None],
         )
         return Taken(step, one, shares[0])
+
+
+class LineSearch(AbstractRate):
+    """The share of the direction, among many at once, with the smallest objective.
+
+    The shares are powers of one factor, evaluated together; none of them is taken
+    where none makes the objective smaller.
+
+    Args:
+        factor: between neighboring shares, in (0, 1).
+        count: of shares: 1, factor, factor², ….
+
+    References: Müller and Zeinhofer 2023 (arXiv 2302.13163), who search along natural
+        gradients on such a grid.
+
+    >>> LineSearch(count=10).factor
+    0.5
+    """
+
+    factor: float = 0.5
+    count: int = eqx.field(static=True, default=20)
+
+    def __check_init__(self):
+        if not 0 < self.factor < 1 or self.count < 1:
+            raise ValueError(
+                "LineSearch: expected 0 < factor < 1 and count >= 1, got "
+                f"factor={self.factor} and count={self.count}"
+            )
+
+    def __call__(self, objective, direction, previous, damping, count):
+        del previous, count
+        powers = jnp.arange(self.count, dtype=damping.dtype)
+        shares = jnp.asarray(self.factor, damping.dtype) ** powers
+        leaves = objective.leaves
+
+        def value(share: Array) -> Array:
+            moved = [a + share * s for a, s in zip(leaves, direction, strict=True)]
+            found = objective.value(moved)
+            return jnp.where(jnp.isfinite(found), found, jnp.inf)
+
+        values = jax.lax.map(value, shares)
+        best = jnp.argmin(values)
+        better = values[best] < objective.value(leaves)
+        rate = jnp.where(better, shares[best], 0.0)
+        return Taken([rate * leaf for leaf in direction], None, rate)
 
 
 def scaled(along: Along, rate: Array) -> Along:
