@@ -7,6 +7,9 @@ from experiments.ensembles import Ensembles
 from experiments.gp_images import Images
 from experiments.gp_uci import GaussianProcesses
 from experiments.kernels import Kernels
+from experiments.optimization.cost import StepCost
+from experiments.optimization.poisson import Poisson
+from experiments.optimization.steps import Steps
 from experiments.race.run import Race
 from experiments.reference import Reference
 from experiments.scaling import Scaling
@@ -24,10 +27,13 @@ EXPERIMENTS = {
     "ensembles": Ensembles,
     "reference": Reference,
     "kernels": Kernels,
+    "poisson": Poisson,
     "race": Race,
     "scaling": Scaling,
     "scores": ScoreTimes,
     "solvers": Solvers,
+    "step-cost": StepCost,
+    "steps": Steps,
     "training": Training,
 }
 

@@ -61,7 +61,7 @@ from .models import (
     Standardize as Standardize,
     Train as Train,
 )
-from .optimization import regime as regime
+from .optimization import probe as probe, regime as regime
 from .posteriors import (
     EKFAC as EKFAC,
     GP as GP,

@@ -48,9 +48,16 @@ class Effort(NamedTuple):
 
 
 def measure(
-    network: str, data: Task, width: int, parametrization: str, seed: int, effort: Effort
+    network: str,
+    data: Task,
+    width: int,
+    parametrization: str,
+    seed: int,
+    effort: Effort,
 ) -> dict[str, Any]:
-    """Conditions and outcomes of one network, in float64.
+    """Conditions and outcomes of one network.
+
+    All in float64 but KFAC and the first-order methods.
 
     Args:
         network, parametrization: by name.
@@ -67,8 +74,8 @@ def measure(
         # keys of 32-bit draws, so that a seed is the same network in either precision
         begin, draw, batches = jax.random.split(jax.random.key(seed), 3)
         shape = data.x.shape[1:]
-        model = builder(network, shape, width, parametrization)(begin)
-        jacobian = _begun(network, shape, width, model)
+        model = eqx.filter_jit(builder(network, shape, width, parametrization))(begin)
+        jacobian = begun(network, shape, width, model)
         x, y = jnp.asarray(data.x), jnp.asarray(data.y)
         outputs, kernel = kernel_of(jacobian, x)
         spectrum = Spectrum.of(np.asarray(kernel))
@@ -81,15 +88,20 @@ def measure(
         }
         if not found["sure"]:
             return found
-        problem = Problem(x, y, spectrum.least, spectrum.most)
+        # training needs no float64, and convolutions are slow in it
+        single = np.dtype("float32")
+        problem = Problem(
+            x.astype(single), y.astype(single), spectrum.least, spectrum.most
+        )
+        trained = cast(jacobian.model, single)
         natural = {
             rate: natural_path(jacobian, x, y, jnp.asarray(rate), effort.natural)
             for rate in RATES
         }
         curves = {
-            "KFAC": kfac_curve(jacobian.model, problem, effort.kfac),
+            "KFAC": kfac_curve(trained, problem, effort.kfac),
             **{
-                name: one.best(jacobian.model, problem, effort.steps, key=batches)
+                name: one.best(trained, problem, effort.steps, key=batches)
                 for name, one in OPTIMIZERS.items()
             },
         }
@@ -102,7 +114,9 @@ def measure(
         documents |= {name: curve.document() for name, curve in curves.items()}
         return (
             found
-            | _constants(jacobian, x, y, spectrum, natural[0.5][1], curves, effort, draw)
+            | _constants(
+                jacobian, x, y, spectrum, natural[0.5][1], curves, effort, draw
+            )
             | {
                 "contractions": {str(r): contraction(s) for r, s in squares.items()},
                 "curves": documents,
@@ -117,44 +131,34 @@ def measure(
 def _constants(
     jacobian: Jacobian,
     x: Array,
-    y: Array,
     spectrum: Spectrum,
-    path: list[Array],
+    natural: tuple[Array, list[Array]],
     curves: dict[str, Curve],
     effort: Effort,
     key: Array,
 ) -> dict[str, Any]:
     """C′ by kind of probe: 3 ‖J(θ) - J(θ₀)‖₂ / √λ_min for θ within ρ of θ₀."""
     start, root = jacobian.leaves, math.sqrt(spectrum.least)
-    rho = 3.0 * float(jnp.linalg.norm(kernel_of(jacobian, x)[0] - y)) / root
-    radii = rho * jnp.asarray(RADII)
-    random = [
-        (leaf + radii.reshape(1, -1, *[1] * leaf.ndim) * unit[:, None]).reshape(
-            -1, *leaf.shape
-        )
-        for leaf, unit in zip(
-            start, _directions(start, effort.directions, key), strict=True
-        )
-    ]
-    ends = {name: curve.leaves for name, curve in curves.items()}
-    probes = [
-        jnp.concatenate([drawn, walked, jnp.stack(last)])
-        for drawn, walked, *last in zip(random, path, *ends.values(), strict=True)
-    ]
-    changes = np.asarray(jacobian_changes(jacobian, x, probes))
-    distance = np.sqrt(
-        sum(
-            np.sum((np.asarray(a) - np.asarray(b)) ** 2, tuple(range(1, a.ndim)))
-            for a, b in zip(probes, start, strict=True)
-        )
+    squares, path = natural
+    residual = math.sqrt(float(squares[0]))
+    rho = 3.0 * residual / root
+    probes, distance = _points(
+        start,
+        jnp.asarray(rho),
+        path,
+        [curve.leaves for curve in curves.values()],
+        key,
+        count=effort.directions,
     )
+    changes = np.asarray(jacobian_changes(jacobian, x, probes))
+    distance = np.asarray(distance)
     constants = 3.0 * changes / root
     # a point that is not in the ball says nothing about it
     inside = np.isfinite(constants) & (distance <= rho * (1 + 1e-9))
     constants = np.where(inside, constants, 0.0)
-    count = len(radii) * effort.directions
+    count = len(RADII) * effort.directions
     by_radius = constants[:count].reshape(effort.directions, -1)
-    end = len(constants) - len(ends)
+    end = len(constants) - len(curves)
     found = {
         "random, at ρ": float(by_radius[:, -1].max()),
         "random, at smaller radii": float(by_radius[:, :-1].max()),
@@ -169,6 +173,30 @@ def _constants(
         # of natural gradient, η = 1/2
         "used_radius": float(distance[end - 1]) / rho,
     }
+
+
+@eqx.filter_jit
+def _points(
+    start: list[Array],
+    rho: Array,
+    path: list[Array],
+    ends: list[list[Array]],
+    key: Array,
+    *,
+    count: int,
+) -> tuple[list[Array], Array]:
+    """All probes, stacked: directions by radii, path, ends; distances from θ₀."""
+    radii = rho * jnp.asarray(RADII)
+    probes, squares = [], []
+    units = _directions(start, count, key)
+    for leaf, unit, walked, *last in zip(start, units, path, *ends, strict=True):
+        steps = radii.reshape(1, -1, *[1] * leaf.ndim) * unit[:, None]
+        moved = (leaf + steps).reshape(-1, *leaf.shape)
+        final = jnp.stack([one.astype(leaf.dtype) for one in last])
+        probes.append(jnp.concatenate([moved, walked, final]))
+        difference = probes[-1] - leaf
+        squares.append(jnp.sum(difference**2, tuple(range(1, difference.ndim))))
+    return probes, jnp.sqrt(sum(squares[1:], squares[0]))
 
 
 def _directions(like: list[Array], count: int, key: Array) -> list[Array]:
@@ -191,9 +219,7 @@ def _predicted(kernel: Array, residual: Array) -> float:
     return min(lazy_steps(values, weights, float(rate), GOAL) for rate in rates)
 
 
-def _begun(
-    network: str, shape: tuple[int, ...], width: int, model: PyTree
-) -> Jacobian:
+def begun(network: str, shape: tuple[int, ...], width: int, model: PyTree) -> Jacobian:
     """The Jacobian of a network; those of one shape share their programs."""
     base = _base(network, shape, width)
     arrays, _ = eqx.partition(cast(model, np.dtype(float)), eqx.is_array)
@@ -203,6 +229,7 @@ def _begun(
 
 @functools.cache
 def _base(network: str, shape: tuple[int, ...], width: int) -> Jacobian:
-    model = builder(network, shape, width, "standard")(jax.random.key(0))
+    build = builder(network, shape, width, "standard")
+    model = eqx.filter_jit(build)(jax.random.key(0))
     model = cast(model, np.dtype(float))
     return Jacobian.at(model, jnp.zeros(shape, np.dtype(float)))

@@ -19,7 +19,6 @@ from ntkuq.models.parametrization import (
     MuP,
     NTKParametrization,
     Place,
-    Role,
     Scales,
     Standard,
 )

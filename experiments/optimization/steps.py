@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +22,10 @@ from ntkuq.optimization import FunctionSpace, LevenbergMarquardt, natural_gradie
 
 #: The error to be reached, as a share of the variance of the targets.
 GOAL = 1e-6
-#: Learning rates of Adam, and over how many updates they decay to zero; 0 for never.
-RATES, DECAYS = (3e-4, 1e-3, 3e-3, 1e-2), (0, 3_000, 10_000)
+#: Learning rates of Adam, and over how many updates they decay to zero.
+RATES, DECAYS = (1e-3, 3e-3, 1e-2), (3_000, 10_000)
 #: Factors on Equinox's initial weights, chosen for each optimizer.
-GAINS = (1.0, 2.0, 4.0)
+GAINS = (1.0, 4.0)
 
 
 class Ending(NamedTuple):
@@ -74,23 +74,12 @@ class Steps:
         found.append(
             row(name, len(x), "natural gradient", f"weights × {chosen:g}", ends)
         )
-        settings = [
-            (gain, rate, decay, dtype)
-            for gain in GAINS
-            for rate in RATES
-            for decay in DECAYS
-            for dtype in (np.float32, np.float64)
-        ]
-        trials = {}
-        for setting in settings:
-            trials[setting] = self.adam(x, y, setting, 0)
+        settings = itertools.product(GAINS, RATES, DECAYS)
+        trials = {setting: self.adam(x, y, setting, 0) for setting in settings}
         fewest = min(trials, key=lambda s: (trials[s].error > GOAL, trials[s].seconds))
         ends = [self.adam(x, y, fewest, seed) for seed in range(self.seeds)]
-        gain, rate, decay, dtype = fewest
-        text = (
-            f"weights × {gain:g}, rate {rate:g}, "
-            f"{f'cosine over {decay}' if decay else 'constant'}, {dtype.__name__}"
-        )
+        gain, rate, decay = fewest
+        text = f"weights × {gain:g}, rate {rate:g}, cosine over {decay:,}, float32"
         found.append(row(name, len(x), "Adam", text, ends))
         # the fewest steps may need another setting than the least time
         least = min(trials.values(), key=lambda end: (end.error > GOAL, end.steps))
@@ -103,12 +92,12 @@ class Steps:
         return run(natural(model), model, x, y, self.most // 100)
 
     def adam(self, x: np.ndarray, y: np.ndarray, setting: tuple, seed: int) -> Ending:
-        """One training with Adam."""
-        gain, rate, decay, dtype = setting
-        model = cast(self.network(x, y, gain, seed), dtype)
-        schedule = optax.cosine_decay_schedule(rate, decay) if decay else rate
-        most = min(self.most, decay or self.most)
-        return run(optax.adam(schedule), model, x.astype(dtype), y.astype(dtype), most)
+        """One training with Adam, in float32, where its steps are faster."""
+        gain, rate, decay = setting
+        model = cast(self.network(x, y, gain, seed), np.float32)
+        transform = optax.adam(optax.cosine_decay_schedule(rate, decay))
+        x, y = x.astype(np.float32), y.astype(np.float32)
+        return run(transform, model, x, y, min(self.most, decay))
 
     def network(self, x: np.ndarray, y: np.ndarray, gain: float, seed: int) -> Any:
         """The network, its weights scaled."""
@@ -175,14 +164,14 @@ def run(
         *_, count, value = jax.lax.while_loop(unfinished, advance, begin)
         return count, value
 
-    return timed(lambda: train(params, jnp.asarray(x), jnp.asarray(y)))
+    return timed(train, params, jnp.asarray(x), jnp.asarray(y))
 
 
-def timed(program: Callable[[], tuple[jax.Array, jax.Array]]) -> Ending:
-    """The second run of a program, which is compiled by the first."""
-    jax.block_until_ready(program())
+def timed(program: Any, *arguments: Any) -> Ending:
+    """A jitted program that gives steps and half the error, without its compilation."""
+    compiled = program.lower(*arguments).compile()
     start = time.perf_counter()
-    count, value = jax.block_until_ready(program())
+    count, value = jax.block_until_ready(compiled(*arguments))
     seconds = time.perf_counter() - start
     error = 2 * float(value)
     return Ending(int(count), error if np.isfinite(error) else float("inf"), seconds)

@@ -2,7 +2,7 @@
 
 It reads weights `w0`, `b0`, … (out, in) and images `x` from an `.npz`, says in one line
 of JSON that it is ready, and then for each line on its input that holds a number takes
-so many steps and answers with their seconds and the losses before each. At the end of
+so many steps and answers with their seconds and the loss before each. At the end of
 its input it writes the weights it reached. NumPy, JAX and kfac-jax only.
 """
 
@@ -92,7 +92,7 @@ class Work:
         """Some steps."""
         batches = itertools.repeat(self.x)
         losses = []
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         for _ in range(number):
             self.key, now = jax.random.split(self.key)
             self.params, self.state, stats = self.optimizer.step(
@@ -105,8 +105,11 @@ class Work:
             losses.append(stats["loss"])
             self.taken += 1
         jax.block_until_ready((self.params, losses))
-        seconds = time.perf_counter() - start
-        return {"seconds": seconds, "losses": [float(one) for one in losses]}
+        return {
+            "seconds": time.perf_counter() - start,
+            "processor": time.process_time() - busy,
+            "losses": [float(one) for one in losses],
+        }
 
 
 def say(what: dict[str, object]) -> None:

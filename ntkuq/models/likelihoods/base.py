@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -49,6 +49,9 @@ class AbstractLikelihood(eqx.Module):
     classes: eqx.AbstractVar[bool]
     #: Do the targets have units, so that `Standardize` may shift and scale them?
     continuous: eqx.AbstractVar[bool]
+    #: Is `hessian` the derivative of minus `residual`, whatever y? Then products with
+    #: it are taken without the matrix, which matters for many outputs.
+    canonical: ClassVar[bool] = False
 
     @abc.abstractmethod
     def distribution(self, latent: Float[Array, "*batch C"]) -> dist.Distribution:

@@ -40,6 +40,7 @@ class Categorical(AbstractLikelihood):
 
     classes: ClassVar[bool] = True
     continuous: ClassVar[bool] = False
+    canonical: ClassVar[bool] = True
 
     def distribution(self, latent: Float[Array, "*batch C"]) -> dist.Distribution:
         return dist.CategoricalLogits(latent)
@@ -100,6 +101,7 @@ class Bernoulli(AbstractLikelihood):
 
     classes: ClassVar[bool] = True
     continuous: ClassVar[bool] = False
+    canonical: ClassVar[bool] = True
 
     def distribution(self, latent: Float[Array, "*batch 1"]) -> dist.Distribution:
         # over the labels 0 and 1, as predictions are

@@ -34,6 +34,7 @@ class Gaussian(AbstractLikelihood):
 
     classes: ClassVar[bool] = False
     continuous: ClassVar[bool] = True
+    canonical: ClassVar[bool] = True
 
     scale: ArrayLike = 1.0
 

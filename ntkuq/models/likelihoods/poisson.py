@@ -30,6 +30,7 @@ class Poisson(AbstractLikelihood):
 
     classes: ClassVar[bool] = False
     continuous: ClassVar[bool] = False
+    canonical: ClassVar[bool] = True
 
     def distribution(self, latent: Float[Array, "*batch 1"]) -> dist.Distribution:
         return dist.Poisson(jnp.exp(latent[..., 0]))

@@ -54,6 +54,11 @@ class Positions(AbstractLikelihood):
         return self.likelihood.continuous
 
     @property
+    def canonical(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Is the Hessian the same whatever y?"""
+        return self.likelihood.canonical
+
+    @property
     def count(self) -> int:
         """The number of positions."""
         return math.prod(self.shape)

@@ -108,11 +108,12 @@ class Objective(eqx.Module):
         residual = jax.vmap(self.likelihood.residual)(f, self.y)
         counts = self.weight > 0
         residual = jnp.where(counts[:, None], residual, 0.0)
-        hessian = jax.vmap(self.likelihood.hessian)(f, self.y)
-        slopes = -jnp.einsum("knc,nc,n->k", moved, residual, self.weight)
-        curvature = jnp.einsum(
-            "knc,ncd,jnd,n->kj", moved, hessian, moved, self.weight, optimize=True
+        bent = jax.vmap(lambda vector: jax.vmap(self.hessian_times)(f, self.y, vector))(
+            moved
         )
+        slopes = -jnp.einsum("knc,nc,n->k", moved, residual, self.weight)
+        weighed = self.weight[:, None] * bent
+        curvature = jnp.einsum("knc,jnc->kj", moved, weighed)
         lengths = jnp.zeros_like(curvature)
         here = zip(stacked, self.leaves, self.center, self.precision, strict=True)
         for step, leaf, center, precision in here:
@@ -121,6 +122,19 @@ class Objective(eqx.Module):
             curvature = curvature + precision * product
             lengths = lengths + product
         return Along(slopes, curvature, lengths)
+
+    def hessian_times(
+        self, latent: Float[Array, " C"], y: PyTree, vector: Float[Array, " C"]
+    ) -> Float[Array, " C"]:
+        """H v of one example, without its C x C matrix where that can be."""
+        likelihood = self.likelihood
+        if not likelihood.canonical:
+            return likelihood.hessian(latent, y) @ vector
+
+        def residual(f: Array) -> Array:
+            return likelihood.residual(f, y)
+
+        return -jax.jvp(residual, (latent,), (vector,))[1]
 
 
 def _target(

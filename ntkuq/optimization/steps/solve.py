@@ -148,14 +148,12 @@ class ConjugateGradients(AbstractSolve):
 
         f, linear = jax.linearize(outputs, objective.leaves)
         transposed = jax.linear_transpose(linear, objective.leaves)
-        hessian = jax.vmap(objective.likelihood.hessian)(f, y)
-        hessian = hessian * objective.weight[:, None, None]
         residual = jax.vmap(objective.likelihood.residual)(f, y)
         residual = jnp.where(objective.weight[:, None] > 0, residual, 0.0)
 
         def product(step: list[Array]) -> list[Array]:
-            seen = jnp.einsum("ncd,nd->nc", hessian, linear(step))
-            (found,) = transposed(seen)
+            seen = jax.vmap(objective.hessian_times)(f, y, linear(step))
+            (found,) = transposed(objective.weight[:, None] * seen)
             return [a + d * s for a, d, s in zip(found, toward.strength, step)]
 
         (gradient,) = transposed(residual * objective.weight[:, None])

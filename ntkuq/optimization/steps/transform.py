@@ -62,6 +62,12 @@ class NaturalGradientState(AbstractRecord):
                 "them. Look for a loss that is not finite or not smooth, train in "
                 "float64, or stop earlier"
             )
+        if np.isfinite(self.jitter) and self.jitter > 0:
+            return (
+                "second-order steps: the last linear system was singular to rounding "
+                f"and needed {float(self.jitter):.3g} on its diagonal beyond the "
+                "damping; repeated inputs do that, and little damping in float32"
+            )
         if not np.isfinite(self.jitter):
             return (
                 "second-order steps: the last linear system had no Cholesky factor "

@@ -1,0 +1,205 @@
+"""The study of conditions runs at smoke size, resumes, and counts as it says."""
+
+import json
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.optimization import conditions, probes, problems, summary
+from experiments.optimization.conditions import ConditionsStudy
+from experiments.optimization.curves import chosen, reached, thinned
+from experiments.optimization.figures import FIGURES
+from ntkuq.optimization.kernel_regime.drift import kernel_of
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The finished study: its folder and its document."""
+    folder = tmp_path_factory.mktemp("conditions")
+    ConditionsStudy("smoke", folder, workers=1).execute()
+    return folder, json.loads((folder / "conditions.json").read_text())
+
+
+def test_every_network_is_measured_and_every_figure_drawn(study):
+    folder, document = study
+    # two widths, three parametrizations, two seeds
+    assert len(document["rows"]) == 12
+    assert len(document["limits"]) == 6
+    for name in FIGURES:
+        assert (folder / f"{name}.png").stat().st_size > 1_000
+        text = (folder / f"{name}.svg").read_text(encoding="utf-8")
+        assert text.count("<path") > 10
+    table = summary.markdown(document["rows"], document["limits"])
+    lines = table.splitlines()
+    assert len(lines) == 2 + 6
+    assert len({line.count("|") for line in lines}) == 1
+    assert "slow" not in table
+
+
+def test_numbers_are_consistent(study):
+    _, document = study
+    for row in document["rows"]:
+        assert 0 < row["least"] < row["most"]
+        assert row["constant"] == max(row["constants"].values())
+        # the path is a part of the ball
+        assert 0 < row["used_radius"] < 1
+        full = row["curves"]["natural gradient, η = 1"]
+        assert full["squares"][0] == 1.0
+        assert full["reached"] == row["natural_steps"] or full["reached"] is None
+        # a step of gradient descent below 2 / λ_max makes progress at first
+        descent = row["curves"]["gradient descent"]["squares"]
+        assert min(descent) < 1.0
+
+
+def test_a_finished_study_is_read_again(study, monkeypatch, capsys):
+    folder, document = study
+    monkeypatch.setattr(conditions, "one", None)
+    ConditionsStudy("smoke", folder, workers=1).execute()
+    again = json.loads((folder / "conditions.json").read_text())
+    assert again["rows"] == document["rows"]
+    assert "written" in capsys.readouterr().out
+
+
+def test_another_effort_is_another_unit(study, monkeypatch):
+    folder, _ = study
+    size = conditions.SIZES["smoke"]
+    unit = next(unit for unit in conditions.units(size) if unit.seed == 0)
+    monkeypatch.setattr(conditions, "one", lambda unit, size: {"least": size.points})
+    run = ConditionsStudy("smoke", folder, workers=1)
+    assert run.stored(unit, size)["least"] != 9
+    assert run.stored(unit, size._replace(points=9))["least"] == 9
+
+
+def test_all_sizes_have_all_that_they_name():
+    for size in conditions.SIZES.values():
+        units = list(conditions.units(size))
+        assert len(units) == len(set(units))
+        assert not any(
+            u.data == "toy" and u.network in ("cnn", "resnet") for u in units
+        )
+        assert {u.parametrization for u in units} == set(problems.PARAMETRIZATIONS)
+
+
+def test_written_out_is_the_same_network():
+    data = problems.task("toy", 6, 1, images=False)
+    plain = problems.PARAMETRIZATIONS["standard"]
+    key = jax.random.key(0)
+    one = problems.FAMILIES["shallow"].make((10,), 8, plain)(key)
+    two = problems.builder("shallow", (10,), 8, "standard")(key)
+    x = jnp.asarray(data.x, jnp.float32)
+    np.testing.assert_allclose(jax.vmap(one)(x), jax.vmap(two)(x), rtol=1e-5)
+
+
+def test_only_the_limit_of_the_standard_parametrization_depends_on_the_width(study):
+    _, document = study
+    limits = {(r["parametrization"], r["width"]): r for r in document["limits"]}
+    ntk = [limits["ntk", width]["least"] for width in (8, 16)]
+    assert ntk[0] == ntk[1]
+    standard = [limits["standard", width]["least"] for width in (8, 16)]
+    # the readout's part grows with the width, the first layer's does not
+    assert 1 < standard[1] / standard[0] < 2
+
+
+def test_a_kernel_without_full_rank_is_not_divided_by():
+    data = problems.task("toy", 6, 1, images=False)
+    same = problems.Task(np.repeat(data.x[:3], 2, axis=0), data.y)
+    effort = probes.Effort(1, 12, 2, 2)
+    found = probes.measure("shallow", same, 8, "ntk", 0, effort)
+    assert not found["sure"]
+    assert "constant" not in found
+    group = summary.Group("shallow", "toy", "ntk", 8, [found])
+    assert group.outcome() is None
+
+
+def test_toy_points_lie_on_the_sphere():
+    data = problems.task("toy", 32, 4, images=False)
+    np.testing.assert_allclose(np.linalg.norm(data.x, axis=1), 1.0)
+    assert np.abs(data.y).max() <= 1.0
+    with pytest.raises(ValueError, match="no images"):
+        problems.task("toy", 32, 4, images=True)
+
+
+def test_pooled_images_are_means_of_squares(monkeypatch):
+    from experiments import pictures
+
+    levels = np.arange(4 * 4 * 4, dtype=np.float32).reshape(4, 4, 4)
+    some = pictures.Pictures(levels, np.array([0, 1, 0, 1]), levels, np.zeros(4))
+    monkeypatch.setattr(pictures, "load", lambda name: some)
+    found = problems.task("mnist", 4, 2, images=True)
+    assert found.x.shape == (4, 1, 2, 2)
+    assert sorted(found.y[:, 0]) == [-1, -1, 1, 1]
+    # within a picture the four means differ by 2 and 8, in units of one deviation
+    first = found.x[0, 0]
+    assert math.isclose((first[1, 0] - first[0, 0]) / (first[0, 1] - first[0, 0]), 4.0)
+    flat = problems.task("mnist", 4, 2, images=False)
+    np.testing.assert_allclose(flat.x, found.x.reshape(4, -1))
+
+
+def test_curves_are_thinned_and_the_best_chosen():
+    squares = np.array([[4.0, 1.0, 1.0], [4.0, 9.0, 3e-6], [4.0, np.nan, np.nan]])
+    best = chosen(squares, np.array([0.1, 0.2, 0.3]), [np.arange(3.0)])
+    assert (best.rate, best.reached, best.leaves) == (0.2, 2.0, [1.0])
+    assert reached(squares[0]) == math.inf
+    long = thinned(np.ones(1001))
+    assert long["steps"][0] == 0
+    assert long["steps"][-1] == 1000
+    assert len(long["steps"]) <= 41
+
+
+def row(constant, rates, condition, descent, natural=5.0):
+    return {
+        "sure": True,
+        "constant": constant,
+        "contractions": rates,
+        "least": 1.0,
+        "most": condition,
+        "natural_steps": natural,
+        "descent_steps": descent,
+        "steps": 100,
+    }
+
+
+def test_outcomes_are_of_networks_and_take_the_worst_seed():
+    lazy = {"0.25": 0.5625, "0.5": 0.25, "1.0": 0.0}
+    late = lazy | {"0.5": 0.4}
+    names = ("shallow", "toy", "ntk", 8)
+    one = summary.Group(*names, [row(0.1, lazy, 4.0, 10.0), row(0.7, late, 8.0, None)])
+    found = one.outcome()
+    assert found is not None
+    assert found.constant == 0.7
+    assert not found.kept
+    # not arrived counts as many as were tried: at least 20 times as many
+    assert found.ratio == np.median([2.0, 20.0])
+    assert found.condition == 6.0
+    kept = summary.Group(*names, [row(9.0, lazy, 4.0, 10.0)]).outcome()
+    assert kept is not None
+    assert kept.kept  # whatever C′ says
+
+
+def test_claims_come_from_link(study):
+    _, document = study
+    nine, eight = document["claims"]
+    assert (nine["number"], eight["number"]) == (9, 8)
+    assert re.match(r"6 networks", nine["note"])
+
+
+def test_the_limit_of_a_wide_network_is_met():
+    data = problems.task("toy", 6, 1, images=False)
+    with jax.enable_x64(True):
+        x = jnp.asarray(data.x)
+        for name in problems.PARAMETRIZATIONS:
+            kernels = []
+            for seed in range(4):
+                model = problems.builder("shallow", (10,), 512, name)(
+                    jax.random.key(seed)
+                )
+                jacobian = probes.begun("shallow", (10,), 512, model)
+                kernels.append(np.asarray(kernel_of(jacobian, x)[1]))
+            limit = problems.limit("shallow", x, 512, name)
+            error = np.linalg.norm(np.mean(kernels, axis=0) - limit)
+            # about 2 / sqrt(512) for each of four draws: 5 %; twice that
+            assert error < 0.1 * np.linalg.norm(limit), name
