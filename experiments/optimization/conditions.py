@@ -59,7 +59,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "smoke": Size(
-        {"shallow": (8, 16)},
+        {"shallow": (8,)},
         ("toy",),
         8,
         4,
@@ -71,14 +71,14 @@ SIZES = {
         {
             "shallow": (16, 64, 256, 1024),
             "deep": (16, 64, 256),
-            "cnn": (8, 32),
-            "resnet": (8, 16),
+            "cnn": (4, 16),
+            "resnet": (4, 8),
         },
         DATA,
         32,
         4,
         Effort(5, 12, 50, 1000),
-        Effort(5, 12, 50, 100),
+        Effort(5, 12, 30, 60),
         3,
     ),
     "gpu": Size(

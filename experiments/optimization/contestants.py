@@ -131,7 +131,9 @@ class Ours:
 
         def step(params, state, x):
             value, gradient = jax.value_and_grad(loss)(params, x)
-            updates, state = transform.update(gradient, state, params, x=x, y=x)
+            # NumPyro draws Bernoulli variables by the standard rules of promotion
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = transform.update(gradient, state, params, x=x, y=x)
             return eqx.apply_updates(params, updates), state, value
 
         self.step = jax.jit(step, donate_argnums=(0, 1))

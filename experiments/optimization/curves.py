@@ -150,7 +150,9 @@ def _descend(
         def step(carry: tuple[PyTree, Any], weight: Array):
             params, state = carry
             gradient, square = jax.grad(loss, has_aux=True)(params, weight)
-            updates, state = optimizer.update(gradient, state, params)
+            # optax mixes a count with numbers, which strict promotion forbids
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = optimizer.update(gradient, state, params)
             return (eqx.apply_updates(params, updates), state), square
 
         begin = (start, optimizer.init(start))

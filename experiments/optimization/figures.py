@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,10 +52,11 @@ def _grid(found: list[Group], title: str) -> tuple[Figure, dict[tuple[str, str],
 
     data = _unique(group.data for group in found)
     networks = _unique(group.network for group in found)
-    size = (2.6 * len(networks) + 1.0, 2.1 * len(data) + 1.0)
+    size = (max(2.4 * len(networks), 4.8), 2.1 * len(data) + 1.3)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(data), len(networks), squeeze=False)
-    figure.suptitle(title, fontsize=10)
+    lines = textwrap.wrap(title, int(15 * size[0]))
+    figure.suptitle("\n".join(lines), fontsize=9)
     cells = {}
     for i, row in enumerate(data):
         for j, column in enumerate(networks):
@@ -110,7 +112,7 @@ def _against_width(
     first = next(axes for axes in cells.values() if axes.get_legend_handles_labels()[0])
     handles, labels = first.get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=4, fontsize=7, frameon=False
+        handles, labels, loc="outside lower center", ncols=2, fontsize=7, frameon=False
     )
     return figure
 
@@ -153,25 +155,26 @@ def stability(found: list[Group], limits: list[Row]) -> Figure:
         axes.axhline(0.5, color="#444444", lw=0.8)
 
     title = (
-        "C′, largest over probes, and the bound 1/2 of the sufficient condition.\n"
+        "C′, largest over probes, and the bound 1/2 of the sufficient condition. "
         "Infinite width: 0 in the standard and NTK parametrizations, not in μP"
     )
     return _against_width(found, title, draw)
 
 
-def losses(found: list[Group], limits: list[Row]) -> Figure:
+def losses(found: list[Group], limits: list[Row], parametrization: str) -> Figure:
     """Loss curves of the widest networks, one figure cell for each."""
     del limits
     figure, cells = _grid(
         found,
-        "Squared residual, share of the first; the widest networks, NTK "
-        "parametrization, each seed",
+        "Squared residual as a share of the first, each seed; the widest networks, "
+        f"parametrization {NAMES[parametrization]}",
     )
     for (data, network), axes in cells.items():
         same = [
             g
             for g in found
-            if (g.data, g.network, g.parametrization) == (data, network, "ntk")
+            if (g.data, g.network, g.parametrization)
+            == (data, network, parametrization)
             and g.known
         ]
         if not same:
@@ -237,7 +240,7 @@ def diagnostic_and_outcome(found: list[Group], limits: list[Row]) -> Figure:
     del limits
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(8.4, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     rate_claim, ratio_claim = link(outcomes(found))
     for parametrization, (color, marker) in STYLES.items():
@@ -258,20 +261,14 @@ def diagnostic_and_outcome(found: list[Group], limits: list[Row]) -> Figure:
         right.plot([p.condition for p in points], [p.ratio for p in points], **style)
     left.axvline(0.5, color="#444444", lw=0.8)
     left.axhline(0.05, color="#444444", lw=0.8, ls=":")
-    left.set(
-        xscale="log",
-        yscale="log",
-        xlabel="C′",
-        ylabel="largest |observed - lazy rate| over η",
-    )
-    left.set_title(f"C′ < 1/2 and the rate: {_said(rate_claim, 'AUC')}", fontsize=8)
-    right.set(
-        xscale="log",
-        yscale="log",
-        xlabel="κ = λ_max / λ_min",
-        ylabel="steps of gradient descent / natural gradient (at least)",
-    )
-    right.set_title(f"κ and the gain: {_said(ratio_claim, 'Spearman')}", fontsize=8)
+    left.set(xscale="log", yscale="log")
+    left.set_xlabel("C′", fontsize=8)
+    left.set_ylabel("largest |observed - lazy rate| over η", fontsize=8)
+    left.set_title(f"C′ < 1/2 and the rate\n{_said(rate_claim, 'AUC')}", fontsize=8)
+    right.set(xscale="log", yscale="log")
+    right.set_xlabel("κ = λ_max / λ_min", fontsize=8)
+    right.set_ylabel("steps of gradient descent / natural gradient, ≥", fontsize=8)
+    right.set_title(f"κ and the gain\n{_said(ratio_claim, 'Spearman')}", fontsize=8)
     if left.lines:
         left.legend(fontsize=7, frameon=False)
     return figure
@@ -294,7 +291,9 @@ def _steps(method: str) -> Callable[[list[Group], list[Row]], Figure]:
 FIGURES: dict[str, Callable[[list[Group], list[Row]], Figure]] = {
     "smallest-eigenvalue": smallest_eigenvalue,
     "stability": stability,
-    "losses": losses,
+    "losses-standard": functools.partial(losses, parametrization="standard"),
+    "losses-ntk": functools.partial(losses, parametrization="ntk"),
+    "losses-mup": functools.partial(losses, parametrization="mup"),
     "steps-natural-gradient": _steps("natural gradient, η = 1"),
     "steps-kfac": _steps("KFAC"),
     "steps-adam": _steps("Adam"),

@@ -74,7 +74,7 @@ def measure(
         # keys of 32-bit draws, so that a seed is the same network in either precision
         begin, draw, batches = jax.random.split(jax.random.key(seed), 3)
         shape = data.x.shape[1:]
-        model = eqx.filter_jit(builder(network, shape, width, parametrization))(begin)
+        model = builder(network, shape, width, parametrization)(begin)
         jacobian = begun(network, shape, width, model)
         x, y = jnp.asarray(data.x), jnp.asarray(data.y)
         outputs, kernel = kernel_of(jacobian, x)
@@ -88,23 +88,11 @@ def measure(
         }
         if not found["sure"]:
             return found
-        # training needs no float64, and convolutions are slow in it
-        single = np.dtype("float32")
-        problem = Problem(
-            x.astype(single), y.astype(single), spectrum.least, spectrum.most
-        )
-        trained = cast(jacobian.model, single)
         natural = {
             rate: natural_path(jacobian, x, y, jnp.asarray(rate), effort.natural)
             for rate in RATES
         }
-        curves = {
-            "KFAC": kfac_curve(trained, problem, effort.kfac),
-            **{
-                name: one.best(trained, problem, effort.steps, key=batches)
-                for name, one in OPTIMIZERS.items()
-            },
-        }
+        curves = _curves(jacobian, data, spectrum, effort, batches)
         squares = {rate: np.asarray(path[0]) for rate, path in natural.items()}
         documents: dict[str, Any] = {
             f"natural gradient, η = {rate:g}": thinned(path)
@@ -114,9 +102,7 @@ def measure(
         documents |= {name: curve.document() for name, curve in curves.items()}
         return (
             found
-            | _constants(
-                jacobian, x, y, spectrum, natural[0.5][1], curves, effort, draw
-            )
+            | _constants(jacobian, x, spectrum, natural[0.5], curves, effort, draw)
             | {
                 "contractions": {str(r): contraction(s) for r, s in squares.items()},
                 "curves": documents,
@@ -126,6 +112,26 @@ def measure(
                 "predicted_steps": _predicted(kernel, outputs - y),
             }
         )
+
+
+def _curves(
+    jacobian: Jacobian, data: Task, spectrum: Spectrum, effort: Effort, key: Array
+) -> dict[str, Curve]:
+    """KFAC and the first-order methods, from the same network.
+
+    In float32: training needs no more, and convolutions are slow in float64.
+    """
+    with jax.enable_x64(False):
+        model = cast(jacobian.model, np.dtype("float32"))
+        x, y = (jnp.asarray(a, np.float32) for a in (data.x, data.y))
+        problem = Problem(x, y, spectrum.least, spectrum.most)
+        return {
+            "KFAC": kfac_curve(model, problem, effort.kfac),
+            **{
+                name: one.best(model, problem, effort.steps, key=key)
+                for name, one in OPTIMIZERS.items()
+            },
+        }
 
 
 def _constants(
@@ -229,7 +235,6 @@ def begun(network: str, shape: tuple[int, ...], width: int, model: PyTree) -> Ja
 
 @functools.cache
 def _base(network: str, shape: tuple[int, ...], width: int) -> Jacobian:
-    build = builder(network, shape, width, "standard")
-    model = eqx.filter_jit(build)(jax.random.key(0))
+    model = builder(network, shape, width, "standard")(jax.random.key(0))
     model = cast(model, np.dtype(float))
     return Jacobian.at(model, jnp.zeros(shape, np.dtype(float)))

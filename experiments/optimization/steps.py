@@ -23,7 +23,7 @@ from ntkuq.optimization import FunctionSpace, LevenbergMarquardt, natural_gradie
 #: The error to be reached, as a share of the variance of the targets.
 GOAL = 1e-6
 #: Learning rates of Adam, and over how many updates they decay to zero.
-RATES, DECAYS = (1e-3, 3e-3, 1e-2), (3_000, 10_000)
+RATES, DECAYS = (1e-3, 3e-3, 1e-2), (2_000, 10_000)
 #: Factors on Equinox's initial weights, chosen for each optimizer.
 GAINS = (1.0, 4.0)
 
@@ -42,7 +42,7 @@ class Steps:
 
     data: tuple[str, ...] = ("energy", "boston")
     """Regression sets by name, from $NTKUQ_DATA; split 0."""
-    width: int = 256
+    width: int = 128
     """Units of the two hidden layers (tanh)."""
     most: int = 20_000
     """Updates of Adam at most; of natural gradient, a hundredth of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -53,8 +54,9 @@ def layers_of(jacobian: Jacobian, sharing: AbstractSharing) -> tuple[Layer, ...]
             continue
         other = names.get(text.removesuffix("weight") + "bias")
         site = jacobian.site(n)
-        one = site is not None and site.kind != "rows"
-        if other is not None and one and _size(shapes[other]) == site.out:
+        if other is None or site is None or site.kind == "rows":
+            continue
+        if math.prod(shapes[other]) == site.out:
             biases[at] = other
     shared = set(biases.values())
     return tuple(
@@ -62,13 +64,6 @@ def layers_of(jacobian: Jacobian, sharing: AbstractSharing) -> tuple[Layer, ...]
         for at, form in enumerate(forms)
         if at not in shared
     )
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
 
 
 class Kron(NamedTuple):

@@ -134,7 +134,7 @@ class QuadraticModel(AbstractRate):
         right = jnp.where(nothing, 0.0, -along.slopes / scale)
         shares = jnp.linalg.solve(normed + ridge, right) / scale
         step = [
-            sum(share * leaf for share, leaf in zip(shares, each, strict=True))
+            jnp.tensordot(shares, jnp.stack(each), axes=1)
             for each in zip(*steps, strict=True)
         ]
         one = Along(

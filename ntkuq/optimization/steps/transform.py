@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -158,7 +158,8 @@ class SecondOrder(eqx.Module):
 
     def transformation(self) -> optax.GradientTransformationExtraArgs:
         """As optax has it."""
-        return optax.GradientTransformationExtraArgs(self.init, self.update)
+        made: Any = self
+        return optax.GradientTransformationExtraArgs(made.init, made.update)
 
     def init(self, params: PyTree) -> NaturalGradientState:
         """The state before the first step."""
