@@ -7,6 +7,7 @@ from experiments.ensembles import Ensembles
 from experiments.gp_images import Images
 from experiments.gp_uci import GaussianProcesses
 from experiments.kernels import Kernels
+from experiments.optimization.conditions import ConditionsStudy
 from experiments.optimization.cost import StepCost
 from experiments.optimization.poisson import Poisson
 from experiments.optimization.steps import Steps
@@ -24,6 +25,7 @@ EXPERIMENTS = {
     "gp-uci": GaussianProcesses,
     "gp-images": Images,
     "agreement": Agreement,
+    "conditions": ConditionsStudy,
     "ensembles": Ensembles,
     "reference": Reference,
     "kernels": Kernels,

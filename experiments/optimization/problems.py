@@ -15,9 +15,9 @@ from experiments import pictures
 from ntkuq.kernels import Analytic, StandardParametrization
 from ntkuq.models.architectures import cnn, mlp, resnet
 from ntkuq.models.parametrization import (
+    NTK,
     AbstractParametrization,
     MuP,
-    NTKParametrization,
     Place,
     Scales,
     Standard,
@@ -28,7 +28,7 @@ from ntkuq.models.parametrization import (
 WEIGHT_STD, BIAS_STD = math.sqrt(2.0), 0.1
 PARAMETRIZATIONS: dict[str, AbstractParametrization] = {
     "standard": Standard(WEIGHT_STD, BIAS_STD),
-    "ntk": NTKParametrization(WEIGHT_STD, BIAS_STD),
+    "ntk": NTK(WEIGHT_STD, BIAS_STD),
     "mup": MuP(WEIGHT_STD, BIAS_STD),
 }
 DATA = ("toy", "mnist", "fashion_mnist", "cifar10")

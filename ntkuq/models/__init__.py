@@ -1,6 +1,13 @@
 """Models: network, likelihood, prior and scaling, which make up the `BNN`."""
 
-from ntkuq.models.architectures import describe as describe, mlp as mlp
+from ntkuq.models.architectures import (
+    CNN as CNN,
+    ResNet as ResNet,
+    cnn as cnn,
+    describe as describe,
+    mlp as mlp,
+    resnet as resnet,
+)
 from ntkuq.models.bnn import BNN as BNN
 from ntkuq.models.hyperparameters import (
     AbstractTune as AbstractTune,
@@ -38,6 +45,17 @@ from ntkuq.models.network import (
     forward as forward,
     parameters as parameters,
     trainable as trainable,
+)
+from ntkuq.models.parametrization import (
+    NTK as NTK,
+    AbstractParametrization as AbstractParametrization,
+    MuP as MuP,
+    Place as Place,
+    Role as Role,
+    Scaled as Scaled,
+    Scales as Scales,
+    Standard as Standard,
+    parametrized as parametrized,
 )
 from ntkuq.models.priors import (
     AbstractPrior as AbstractPrior,

@@ -105,7 +105,7 @@ class Standard(AbstractParametrization):
         return Scales(self.weight_std / math.sqrt(place.fan_in), self.bias_std, None)
 
 
-class NTKParametrization(AbstractParametrization):
+class NTK(AbstractParametrization):
     r"""A layer is $\sigma_w W h / \sqrt{\text{fan-in}} + \sigma_b b$, W, b ~ N(0, 1).
 
     The tangent kernel has a limit as the width grows, `Analytic().ntk`, and gradient
@@ -121,7 +121,7 @@ class NTKParametrization(AbstractParametrization):
 
     References: Jacot, Gabriel, Hongler 2018 (arXiv 1806.07572).
 
-    >>> NTKParametrization(2.0).scales(Place(Role.HIDDEN, 16, 16)).gains
+    >>> NTK(2.0).scales(Place(Role.HIDDEN, 16, 16)).gains
     (0.5, 0.0)
     """
 

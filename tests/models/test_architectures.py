@@ -15,8 +15,8 @@ from ntkuq.linearize import Jacobian, dense, find_sites
 from ntkuq.models import forward, parameters
 from ntkuq.models.architectures import cnn, describe, mlp, resnet
 from ntkuq.models.parametrization import (
+    NTK,
     MuP,
-    NTKParametrization,
     Place,
     Role,
     Scaled,
@@ -26,7 +26,7 @@ from ntkuq.models.parametrization import (
 
 X = jax.random.normal(jax.random.key(5), (4, 6))
 IMAGES = jax.random.normal(jax.random.key(6), (3, 2, 5, 5))
-KINDS = (Standard(1.5, 0.3), NTKParametrization(1.5, 0.3), MuP(1.5, 0.3))
+KINDS = (Standard(1.5, 0.3), NTK(1.5, 0.3), MuP(1.5, 0.3))
 
 
 def relu_mlp(width, kind):
@@ -180,8 +180,7 @@ def feature_change(kind, width):
 def test_features_move_in_mup_and_stay_in_the_ntk_parametrization():
     # as width^0 and width^-1/2: over a factor 16 these are 1 and 1/4
     mup, lazy = (
-        feature_change(kind, 256) / feature_change(kind, 16)
-        for kind in (MuP(), NTKParametrization())
+        feature_change(kind, 256) / feature_change(kind, 16) for kind in (MuP(), NTK())
     )
     assert 0.5 < mup < 2.0
     assert 0.125 < lazy < 0.5
@@ -201,7 +200,7 @@ def test_describe_states_the_parametrization():
     def shaped(build):
         return eqx.filter_eval_shape(build, key)
 
-    ours = shaped(mlp(8, 1, width=5, depth=1, parametrization=NTKParametrization()))
+    ours = shaped(mlp(8, 1, width=5, depth=1, parametrization=NTK()))
     assert describe(ours, (8,)) == "MLP 8-5-1 (tanh), NTK parametrization"
     assert describe(shaped(cnn(1, 10, width=4)), (1, 8, 8)) == (
         "CNN 1-4-4-10, global pooling (relu), standard parametrization"
@@ -223,11 +222,11 @@ def test_gains_are_no_parameters():
 
 def test_a_bias_std_of_zero_gives_no_bias():
     first = Place(Role.INPUT, 4, 16)
-    assert NTKParametrization(2.0).scales(first).gains == (1.0, 0.0)
+    assert NTK(2.0).scales(first).gains == (1.0, 0.0)
     assert MuP().scales(first).bias_std == 0.0
 
 
-@pytest.mark.parametrize("kind", [Standard, NTKParametrization, MuP])
+@pytest.mark.parametrize("kind", [Standard, NTK, MuP])
 @pytest.mark.parametrize("scales", [(0.0, 0.0), (1.0, -1.0), (math.nan, 0.0)])
 def test_scales_that_are_none_are_refused(kind, scales):
     with pytest.raises(ValueError, match=f"{kind.__name__}: expected weight_std > 0"):

@@ -38,7 +38,7 @@ def mlp(
         activation: elementwise nonlinearity.
         parametrization: `Standard()`, which are Equinox's layers with weights
             ~ U(±1/sqrt(fan_in)), of variance 1 / (3 fan_in); or `Standard(weight_std)`,
-            `NTKParametrization()`, `MuP()`.
+            `NTK()`, `MuP()`.
 
     Returns:
         build: key -> `eqx.nn.MLP`.

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from ntkuq.models import constructor, parameters
+from ntkuq.models import Scaled, constructor, parameters
 from ntkuq.optimization.kernel_regime.scale import output_scale
 from ntkuq.optimization.kernel_regime.study import Setting
 
@@ -44,6 +44,9 @@ def parametrization(model: PyTree) -> str:
     >>> parametrization(eqx.nn.Linear(2, 1, key=jax.random.key(0)))
     "standard (layers and initialization of Equinox's constructors)"
     """
+    stated = {node.text for node in _modules(model) if isinstance(node, Scaled)}
+    if stated:
+        return ", ".join(sorted(stated))
     strange = sorted(
         {
             type(node).__name__
