@@ -7,6 +7,7 @@ from experiments.ensembles import Ensembles
 from experiments.gp_images import Images
 from experiments.gp_uci import GaussianProcesses
 from experiments.kernels import Kernels
+from experiments.optimization.autoencoder import Autoencoder
 from experiments.optimization.conditions import ConditionsStudy
 from experiments.optimization.cost import StepCost
 from experiments.optimization.poisson import Poisson
@@ -25,6 +26,7 @@ EXPERIMENTS = {
     "gp-uci": GaussianProcesses,
     "gp-images": Images,
     "agreement": Agreement,
+    "autoencoder": Autoencoder,
     "conditions": ConditionsStudy,
     "ensembles": Ensembles,
     "reference": Reference,

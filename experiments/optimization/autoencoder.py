@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import truncnorm
 
 import ntkuq as nq
 from experiments import pictures
@@ -45,13 +47,13 @@ SIZES = {
 
 
 def start(size: Size, seed: int) -> dict[str, np.ndarray]:
-    """Weights w0, … (out, in) of scale 1 / sqrt(in), biases of zero."""
+    """Weights w0, … (out, in), normal up to two deviations 1 / sqrt(in); no biases."""
     sides = [*size.half, *size.half[-2::-1]]
-    keys = jax.random.split(jax.random.key(seed), len(sides) - 1)
+    rng = np.random.default_rng(seed)
     arrays = {}
-    for n, (into, out, key) in enumerate(zip(sides[:-1], sides[1:], keys, strict=True)):
-        drawn = jax.random.truncated_normal(key, -2.0, 2.0, (out, into), np.float32)
-        arrays[f"w{n}"] = np.asarray(drawn) / np.float32(into**0.5)
+    for n, (into, out) in enumerate(itertools.pairwise(sides)):
+        drawn = truncnorm.rvs(-2.0, 2.0, size=(out, into), random_state=rng)
+        arrays[f"w{n}"] = (drawn / into**0.5).astype(np.float32)
         arrays[f"b{n}"] = np.zeros(out, np.float32)
     return arrays
 
@@ -177,3 +179,24 @@ def curves(runs: list[dict[str, Any]]) -> str:
         lines.append(f"| {at} | {values} |")
     last = " | ".join(f"{runs[0][name]['loss']:.3f}" for name in names)
     return "\n".join([*lines, f"| {count} | {last} |"])
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """What both reached and took, from a stored document."""
+    found = document["summary"]
+    lines = [
+        "| | ntkuq | kfac-jax | ratio |",
+        "|---|---|---|---|",
+    ]
+    for title, name, ratio in (
+        ("seconds a step", "seconds a step", "seconds ratio: median, quartiles"),
+        ("processor seconds", "processor a step", "processor ratio: median, quartiles"),
+        ("loss at the end", "loss", "loss ratio: mean, range"),
+    ):
+        middle, low, high = found[ratio]
+        lines.append(
+            f"| {title} | {found[f'{name}, ntkuq']:.4g} "
+            f"| {found[f'{name}, kfac_jax']:.4g} "
+            f"| {middle:.3f} ({low:.3f} to {high:.3f}) |"
+        )
+    return "\n".join(lines)
