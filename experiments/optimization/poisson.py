@@ -176,7 +176,7 @@ class Poisson:
 
 def relative_error(network: eqx.nn.MLP) -> Array:
     """The L2 error of u over its norm, by the midpoint rule on 100 x 100 points."""
-    side = (jnp.arange(100) + 0.5) / 100
+    side = (jnp.arange(100.0) + 0.5) / 100
     grid = jnp.stack(jnp.meshgrid(side, side), -1).reshape(-1, 2)
     wanted = exact(grid)
     found = jax.vmap(network)(grid)[:, 0]

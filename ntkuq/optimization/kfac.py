@@ -25,7 +25,7 @@ from ntkuq.optimization.steps.transform import AbstractDirection, Found
 #: Sharing where nothing else is said.
 EXPAND = Expand()
 #: Minibatches make the ratio noisy: the damping follows it slowly (Martens and Grosse
-#: 2015 §6.5), by the factor they have for five steps.
+#: 2015 §6.5), but where a step had to be rejected it grows at once.
 SLOW = LevenbergMarquardt(initial=1.0, down=0.95, up=1 / 0.95)
 
 

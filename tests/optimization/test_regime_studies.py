@@ -68,6 +68,8 @@ def test_linear_network_is_confirmed_on_every_claim_that_applies(linear):
     assert found == {
         1: ["confirmed"],
         2: ["confirmed"] * 2,
+        # no hidden layer: any width is the limit
+        4: ["confirmed"],
         5: ["confirmed"],
         6: ["confirmed"],
         7: ["confirmed"] * 3,

@@ -281,7 +281,7 @@ def test_train_says_what_went_wrong_with_the_steps():
     begin = bnn.network.init(jax.random.key(0))
     begin = jax.tree.map(lambda a: 9 * a if eqx.is_inexact_array(a) else a, begin)
     # so little damping that no step from there goes down, and it may not grow
-    rule = LevenbergMarquardt(initial=1e-6, up=1.0, down=1.0)
+    rule = LevenbergMarquardt(initial=1e-6, up=1.0, down=1.0, rejected=1.0)
     train = Train(natural_gradient(damping=rule), steps=15)
     with pytest.warns(UserWarning, match=r"last 15 of 15 were rejected.*parameters"):
         found = train.fit(bnn, begin, data, key=jax.random.key(0))

@@ -55,9 +55,11 @@ class Setting(NamedTuple):
 class AbstractStudy(eqx.Module):
     """Some claims about one network, decided by one kind of computation.
 
+    A subclass may set `asked`, the claims before anything is known: they are given
+    with a reason where the computation fails.
+
     Args:
         name: what it is called on the command line and in progress.
-        asked: the claims before anything is known, for the case that it fails.
     """
 
     name: eqx.AbstractClassVar[str]

@@ -44,13 +44,13 @@ class AbstractStep(eqx.Module):
     """A way to step: its name, how it finds a direction, and what is tuned of it.
 
     Its length is not its own: `probe` takes every direction as far as the damped exact
-    Gauss-Newton model says.
+    Gauss-Newton model says. Where some steps cost more than others, `period` says over
+    how many the cost is averaged.
 
     Args:
         name: for tables.
         dampings: values among which the damping is chosen, in units of the curvature
             along the gradient, in increasing order; a single one is not tuned.
-        period: steps over which the cost is averaged, where some cost more.
     """
 
     name: eqx.AbstractClassVar[str]

@@ -71,6 +71,7 @@ class LevenbergMarquardt(AbstractDamping):
     Args:
         initial: damping of the first step.
         down, up: factors after a good and after a bad step.
+        rejected: factor after a rejected step.
         high, low: a step is good where the decrease is more than this share of the
             predicted one, bad below the other.
         least, most: bounds.
@@ -88,6 +89,7 @@ class LevenbergMarquardt(AbstractDamping):
     initial: ArrayLike = 1.0
     down: float = 0.25
     up: float = 4.0
+    rejected: float = 4.0
     high: float = 0.75
     low: float = 0.25
     least: float = 1e-12
@@ -98,10 +100,12 @@ class LevenbergMarquardt(AbstractDamping):
             raise ValueError(
                 f"LevenbergMarquardt: expected initial > 0, got {self.initial}"
             )
-        if not (0 < self.down <= 1 <= self.up and self.low <= self.high):
+        rising = 0 < self.down <= 1 <= min(self.up, self.rejected)
+        if not (rising and self.low <= self.high):
             raise ValueError(
-                "LevenbergMarquardt: expected 0 < down <= 1 <= up and low <= high, got "
-                f"down={self.down}, up={self.up}, low={self.low}, high={self.high}"
+                "LevenbergMarquardt: expected 0 < down <= 1 <= up, rejected and "
+                f"low <= high, got down={self.down}, up={self.up}, "
+                f"rejected={self.rejected}, low={self.low}, high={self.high}"
             )
 
     def start(self):
@@ -110,6 +114,7 @@ class LevenbergMarquardt(AbstractDamping):
     def after(self, damping, ratio):
         good, bad = ratio > self.high, ~(ratio >= self.low)
         factor = jnp.where(good, self.down, jnp.where(bad, self.up, 1.0))
+        factor = jnp.where(ratio > 0, factor, self.rejected)
         return jnp.clip(damping * factor.astype(damping.dtype), self.least, self.most)
 
     @property
