@@ -194,9 +194,10 @@ def markdown(document: dict[str, Any]) -> str:
         ("loss at the end", "loss", "loss ratio: mean, range"),
     ):
         middle, low, high = found[ratio]
+        # one initialization has one loss: no range
+        spread = f" ({low:.3f} to {high:.3f})" if low < high else ""
         lines.append(
             f"| {title} | {found[f'{name}, ntkuq']:.4g} "
-            f"| {found[f'{name}, kfac_jax']:.4g} "
-            f"| {middle:.3f} ({low:.3f} to {high:.3f}) |"
+            f"| {found[f'{name}, kfac_jax']:.4g} | {middle:.3f}{spread} |"
         )
     return "\n".join(lines)

@@ -12,11 +12,12 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from ntkuq.kernels import cholesky
 from ntkuq.linearize import AbstractFisher, AbstractSharing, Expand, SampledFisher
+from ntkuq.linearize.curvature.kfac import Pair
 from ntkuq.models import AbstractLikelihood, AbstractPrior
 from ntkuq.models.train.lazy import Unmade
 from ntkuq.optimization.natural import second_order
 from ntkuq.optimization.steps.damping import AbstractDamping, LevenbergMarquardt
-from ntkuq.optimization.steps.layers import Kron, Layer, Moments, layers_of, moments
+from ntkuq.optimization.steps.layers import Layer, Moments, layers_of, moments
 from ntkuq.optimization.steps.objective import Objective
 from ntkuq.optimization.steps.rates import AbstractRate, QuadraticModel
 from ntkuq.optimization.steps.transform import AbstractDirection, Found
@@ -118,7 +119,7 @@ class KroneckerDirection(AbstractDirection):
 
         extra = fisher.extras(objective.y, 0)
         factors = objective.jacobian.factors(objective.x, seed, share, *extra)
-        return [moments(layer, factors.leaves, share) for layer in layers]
+        return [moments(layer, factors.leaves, share, self.sharing) for layer in layers]
 
 
 def _inverse(block: Moments, damping: Array) -> tuple[Moments, Array]:
@@ -128,7 +129,7 @@ def _inverse(block: Moments, damping: Array) -> tuple[Moments, Array]:
     with p^2 the ratio of their mean eigenvalues, mean(A) / mean(B): Martens and Grosse
     2015, §6.3.
     """
-    if not isinstance(block, Kron):
+    if not isinstance(block, Pair):
         if block.ndim == 1:
             return 1.0 / (block + damping), jnp.zeros((), block.dtype)
         return _inverted(block, damping)
@@ -141,9 +142,9 @@ def _inverse(block: Moments, damping: Array) -> tuple[Moments, Array]:
     root = jnp.sqrt(damping)
     first, one = _inverted(left, root / ratio)
     if right.ndim == 1:
-        return Kron(first, 1.0 / (right + root * ratio)), one
+        return Pair(first, 1.0 / (right + root * ratio)), one
     second, two = _inverted(right, root * ratio)
-    return Kron(first, second), jnp.maximum(one, two)
+    return Pair(first, second), jnp.maximum(one, two)
 
 
 def _inverted(matrix: Array, damping: Array) -> tuple[Array, Array]:
@@ -156,7 +157,7 @@ def _inverted(matrix: Array, damping: Array) -> tuple[Array, Array]:
 def _applied(layer: Layer, inverse: Moments, step: list[Array]) -> dict[int, Array]:
     """The inverse of one block times its part of `step`, by position of the leaf."""
     value = step[layer.weight]
-    if not isinstance(inverse, Kron):
+    if not isinstance(inverse, Pair):
         moved = inverse * value if inverse.ndim == 1 else inverse @ value
         return {layer.weight: moved}
     left, right = inverse

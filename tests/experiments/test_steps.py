@@ -50,6 +50,7 @@ def test_the_poisson_equation_is_solved(tmp_path):
     assert adam["error"] > 10 * exact["error"]
 
 
+@pytest.mark.long
 def test_costs_are_measured(tmp_path):
     out = tmp_path / "cost.json"
     cost.StepCost(width=8, examples=3, batch=6, repeat=2, out=out).execute()

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from ntkuq.data import Dataset
-from ntkuq.linearize import ExactFisher, Reduce
+from ntkuq.linearize import ExactFisher, Expand, Reduce
 from ntkuq.models import (
     BNN,
     Categorical,
@@ -58,6 +58,43 @@ def test_one_dense_layer_is_solved_in_one_step(getkey):
         # damping enters each factor by its square root
         assert np.allclose(solved.weight, best[:, :3], atol=1e-5)
         assert np.allclose(solved.bias, best[:, 3], atol=1e-5)
+
+
+class Pooled(eqx.Module):
+    """A convolution whose outputs are averaged over the positions."""
+
+    conv: eqx.nn.Conv1d
+
+    def __call__(self, x):
+        return jnp.mean(self.conv(x), axis=1)
+
+
+def test_a_pooled_convolution_is_solved_in_one_step_by_reduce(getkey):
+    """Linear in the mean patch, and then Reduce is exact; Expand is not."""
+    with jax.enable_x64(True):
+        model = cast(Pooled(eqx.nn.Conv1d(2, 2, 3, key=getkey())), jnp.float64)
+        x = jax.random.normal(getkey(), (40, 2, 6))
+        y = jax.random.normal(getkey(), (40, 2))
+        params, gradient = parameters(model), gradient_of(model, x, y)
+        patches = np.mean([np.asarray(x[:, :, t : t + 3]) for t in range(4)], axis=0)
+        design = np.column_stack([patches.reshape(40, -1), np.ones(40)])
+        best = np.linalg.lstsq(design, np.asarray(y))[0].T
+        errors = []
+        for sharing in (Reduce(), Expand()):
+            step = kfac(
+                model,
+                Gaussian(1.0),
+                damping=1e-14,
+                fisher=ExactFisher(),
+                learning_rate=1.0,
+                sharing=sharing,
+            )
+            updates, _ = update(step, gradient, step.init(params), params, x=x, y=y)
+            solved = eqx.apply_updates(model, updates).conv
+            flat = np.column_stack([solved.weight.reshape(2, -1), solved.bias[:, 0]])
+            errors.append(np.abs(flat - best).max())
+        assert errors[0] < 1e-5
+        assert errors[1] > 1e-2
 
 
 def test_blocks_of_a_deep_network_equal_the_dense_ones(getkey):
@@ -125,8 +162,11 @@ class Classifier(eqx.Module):
         return self.head(self.norm(jnp.mean(mixed, axis=1)))
 
 
-@pytest.mark.parametrize("optimizer", [kfac(), kfac(sharing=Reduce(), every=1)])
-def test_train_takes_it_for_convolutions_tables_and_norms(optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "diagonal"),
+    [(kfac(), True), (kfac(sharing=Reduce(), every=1), False)],
+)
+def test_train_takes_it_for_convolutions_tables_and_norms(optimizer, diagonal):
     rng = np.random.default_rng(0)
     words = rng.integers(0, 7, (90, 6))
     # the class is how many of the words are below 2
@@ -141,8 +181,9 @@ def test_train_takes_it_for_convolutions_tables_and_norms(optimizer):
     assert right.mean() > 0.95
     record = found.record
     assert int(record.count) == 60
-    # the blocks of a table's inputs are a diagonal
-    assert record.direction.blocks[0].inputs.shape == (7,)
+    # the moments of a table's inputs are a diagonal where positions are data
+    table = record.direction.blocks[0].inputs
+    assert table.shape == ((7,) if diagonal else (7, 7))
 
 
 def test_under_vmap_each_network_has_its_own_blocks(getkey):

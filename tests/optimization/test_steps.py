@@ -135,6 +135,18 @@ def test_momentum_pulls_to_the_last_step():
         assert np.allclose(found, expected, rtol=1e-9, atol=1e-11)
 
 
+def test_a_fresh_state_can_be_donated():
+    model, x, y = problem(Gaussian(1.0), 1)
+    transform = natural_gradient(model, Gaussian(1.0), damping=0.1)
+    params = parameters(model)
+
+    def step(state, params):
+        return transform.update(params, state, params, x=x, y=y)[1]
+
+    state = jax.jit(step, donate_argnums=0)(transform.init(params), params)
+    assert int(state[0].count) == 1
+
+
 def test_masked_leaves_stay_and_the_others_solve_their_own_system():
     with jax.enable_x64(True):
         model, x, y = problem(Gaussian(1.0), 1)

@@ -157,7 +157,7 @@ class Step(eqx.Module):
             elif form.kind == "kronecker" and isinstance(leaf, Outer | Rows):
                 out.append(self.sharing.pair(leaf))
             elif form.kind == "block":
-                out.append(_block(leaf))
+                out.append(whole(leaf))
             else:
                 out.append(diagonal(leaf))
         return out
@@ -174,7 +174,8 @@ def _readout(form: Form, leaf: Readout, hessian: Float[Array, "N C C"]) -> Any:
     return (values if leaf.output_first else values.T).reshape(-1)
 
 
-def _block(leaf: Factor) -> Array:
+def whole(leaf: Factor) -> Float[Array, "P P"]:
+    """The exact block sum_n J_n^T J_n of one leaf."""
     j = leaf.dense()
     flat = j.reshape(-1, j.shape[-1])
     return flat.T @ flat

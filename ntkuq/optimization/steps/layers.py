@@ -17,7 +17,7 @@ from ntkuq.linearize import (
     Readout,
     Rows,
 )
-from ntkuq.linearize.curvature.kfac import Form, diagonal, forms_of
+from ntkuq.linearize.curvature.kfac import Form, Pair, diagonal, forms_of, whole
 from ntkuq.linearize.jacobian import Factor
 from ntkuq.models import parameters
 
@@ -47,7 +47,7 @@ def layers_of(jacobian: Jacobian, sharing: AbstractSharing) -> tuple[Layer, ...]
     names = {jax.tree_util.keystr(paths[n]): at for at, n in enumerate(jacobian.subset)}
     biases: dict[int, int] = {}
     for at, n in enumerate(jacobian.subset):
-        if forms[at].kind != "kronecker" or not isinstance(sharing, Expand):
+        if forms[at].kind != "kronecker":
             continue
         text = jax.tree_util.keystr(paths[n])
         if not text.endswith(".weight"):
@@ -66,19 +66,15 @@ def layers_of(jacobian: Jacobian, sharing: AbstractSharing) -> tuple[Layer, ...]
     )
 
 
-class Kron(NamedTuple):
-    """Means of g g^T, (O, O), and of a a^T, (I, I), or its diagonal (I,)."""
-
-    gradients: Array
-    inputs: Array
-
-
 #: A block: Kronecker factors, a matrix (P, P), or a diagonal (P,).
-Moments = Kron | Array
+Moments = Pair | Array
 
 
 def moments(
-    layer: Layer, leaves: tuple[Factor, ...], weight: Float[Array, " N"]
+    layer: Layer,
+    leaves: tuple[Factor, ...],
+    weight: Float[Array, " N"],
+    sharing: AbstractSharing,
 ) -> Moments:
     """The block of one batch, as a mean over its examples.
 
@@ -86,28 +82,25 @@ def moments(
         layer: which block.
         leaves: factors of all leaves; their gradients are weighed by sqrt(weight).
         weight: of each example, (N,), summing to 1.
+        sharing: how layers shared over positions are approximated.
     """
     leaf = leaves[layer.weight]
-    if layer.form.kind == "kronecker" and isinstance(leaf, Readout):
-        leaf = leaf.outer()
-    if layer.form.kind == "kronecker" and isinstance(leaf, Outer | Rows):
-        return _kron(layer, leaf, weight)
     if layer.form.kind == "block":
-        j = leaf.dense()
-        flat = j.reshape(-1, j.shape[-1])
-        return flat.T @ flat
-    return diagonal(leaf)
-
-
-def _kron(layer: Layer, leaf: Outer | Rows, weight: Float[Array, " N"]) -> Kron:
-    g = leaf.g.reshape(-1, leaf.g.shape[-1])
-    if isinstance(leaf, Rows):
+        return whole(leaf)
+    if isinstance(leaf, Readout):
+        leaf = leaf.outer()
+    if layer.form.kind == "diagonal" or not isinstance(leaf, Outer | Rows):
+        return diagonal(leaf)
+    if isinstance(leaf, Rows) and isinstance(sharing, Expand):
+        # the inputs are unit vectors: their moments are shares of the rows
         share = jnp.broadcast_to(weight[:, None] / layer.form.copies, leaf.ids.shape)
-        counts = jnp.zeros(leaf.size, g.dtype).at[leaf.ids].add(share)
-        return Kron(g.T @ g, counts)
+        rows = jnp.zeros(leaf.size, leaf.g.dtype).at[leaf.ids].add(share)
+        return Pair(sharing.pair(leaf).gradients, rows)
+    if isinstance(leaf, Rows):
+        leaf = leaf.outer()
     a = leaf.a
     if layer.bias is not None:
         a = jnp.concatenate([a, jnp.ones((*a.shape[:-1], 1), a.dtype)], axis=-1)
     share = weight / layer.form.copies
-    flat = (jnp.sqrt(share)[:, None, None] * a).reshape(-1, a.shape[-1])
-    return Kron(g.T @ g, flat.T @ flat)
+    a = jnp.sqrt(share)[:, None, None] * a
+    return sharing.pair(Outer(a, leaf.g, leaf.output_first))

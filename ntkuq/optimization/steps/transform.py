@@ -168,18 +168,21 @@ class SecondOrder(eqx.Module):
         def number(value) -> Array:
             return jnp.asarray(value, dtype)
 
-        none = jnp.zeros((), jnp.int32)
+        def none() -> Array:
+            # an array for each: a state may be donated
+            return jnp.zeros((), jnp.int32)
+
         previous = []
         if self._remembers:
             previous = [jnp.zeros(a.size, a.dtype) for a in jax.tree.leaves(params)]
         return NaturalGradientState(
-            count=none,
+            count=none(),
             damping=number(self.damping.start()),
             jitter=number(0.0),
             ratio=number(jnp.nan),
             rate=number(0.0),
-            rejected=none,
-            in_a_row=none,
+            rejected=none(),
+            in_a_row=none(),
             previous=previous,
             direction=self.direction.init(params),
         )
