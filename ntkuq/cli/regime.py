@@ -13,6 +13,7 @@ import jax
 from jaxtyping import Array
 
 import ntkuq as nq
+from ntkuq.calibration.claims import Claim
 from ntkuq.cli.commands.problem import AbstractProblem
 from ntkuq.cli.errors import UsageError
 from ntkuq.cli.model import load_builder
@@ -20,7 +21,6 @@ from ntkuq.cli.parse import parse
 from ntkuq.cli.progress import duration
 from ntkuq.data import Dataset, Split
 from ntkuq.models import BNN, Train, mlp
-from ntkuq.optimization.claims import Claim
 from ntkuq.optimization.kernel_regime.limit import Limit
 from ntkuq.optimization.kernel_regime.method import STUDIES
 from ntkuq.optimization.kernel_regime.study import AbstractStudy, Setting, decide

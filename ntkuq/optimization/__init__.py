@@ -1,6 +1,6 @@
 """Optimization: natural-gradient steps, and whether training follows its kernel."""
 
-from ntkuq.optimization.claims import (
+from ntkuq.calibration.claims import (
     Above as Above,
     AbstractRule as AbstractRule,
     Below as Below,

@@ -10,9 +10,9 @@ import optax
 import pytest
 
 from ntkuq.calibration import Score
+from ntkuq.calibration.claims import Below, Claim, Within
 from ntkuq.data import Dataset, Split
 from ntkuq.models import BNN, Categorical, Gaussian, NormalPrior, Train, mlp
-from ntkuq.optimization.claims import Below, Claim, Within
 from ntkuq.optimization.kernel_regime import (
     AbstractStudy,
     Conditions,

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ntkuq.calibration.claims import Above, Below, Claim
 from ntkuq.calibration.means import mean_score
 from ntkuq.data import Dataset
 from ntkuq.kernels import Empirical
 from ntkuq.models import BNN, Fixed, Gaussian, constructor
-from ntkuq.optimization.claims import Above, Below, Claim
 from ntkuq.optimization.kernel_regime.normal_laws import (
     Normals,
     rank_correlation,

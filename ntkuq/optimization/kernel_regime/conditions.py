@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ntkuq.calibration.claims import Above, Below, Claim
 from ntkuq.calibration.means import mean_score
-from ntkuq.optimization.claims import Above, Below, Claim
 from ntkuq.optimization.kernel_regime.descent import natural_path
 from ntkuq.optimization.kernel_regime.drift import jacobian_changes
 from ntkuq.optimization.kernel_regime.points import (

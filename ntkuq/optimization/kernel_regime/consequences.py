@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ntkuq.optimization.claims import Claim
+from ntkuq.calibration.claims import Claim
 
 
 def consequences(claims: Sequence[Claim]) -> tuple[str, str, str]:

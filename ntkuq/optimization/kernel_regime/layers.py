@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from ntkuq.calibration.claims import Below, Claim
 from ntkuq.calibration.means import mean_score
 from ntkuq.linearize import Factors, Jacobian, gram
 from ntkuq.models import parameters
-from ntkuq.optimization.claims import Below, Claim
 from ntkuq.optimization.kernel_regime.points import sample
 from ntkuq.optimization.kernel_regime.study import (
     AbstractStudy,

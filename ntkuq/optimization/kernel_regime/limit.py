@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from ntkuq.calibration.claims import Below, Claim
 from ntkuq.calibration.means import mean_score
 from ntkuq.data import Dataset
 from ntkuq.kernels import AbstractCovariance, PriorKernel, UnsupportedLayer
 from ntkuq.linearize import Jacobian, ntk
 from ntkuq.models import BNN, FanInPrior, Network, cast, parameters
-from ntkuq.optimization.claims import Below, Claim
 from ntkuq.optimization.kernel_regime.slope import why_no_slope, width_slope
 from ntkuq.optimization.kernel_regime.study import AbstractStudy, Setting
 from ntkuq.optimization.kernel_regime.width import LAW, some, with_network

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ntkuq.calibration import Score
+from ntkuq.calibration.claims import Above, Claim
 from ntkuq.calibration.ranking import area_score
-from ntkuq.optimization.claims import Above, Claim
 from ntkuq.optimization.kernel_regime.rates import LINKED
 from ntkuq.optimization.kernel_regime.records import Regime
 from ntkuq.optimization.kernel_regime.study import decided

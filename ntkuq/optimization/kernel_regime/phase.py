@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ntkuq.calibration.claims import Below, Claim, Within
 from ntkuq.calibration.means import mean_score
 from ntkuq.linearize import Jacobian, gram
 from ntkuq.models import AbstractLikelihood
-from ntkuq.optimization.claims import Below, Claim, Within
 from ntkuq.optimization.kernel_regime.describe import step_size
 from ntkuq.optimization.kernel_regime.drift import kernel_of
 from ntkuq.optimization.kernel_regime.points import sample

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ntkuq.calibration.claims import Above, Claim, Within
 from ntkuq.calibration.means import mean_score
-from ntkuq.optimization.claims import Above, Claim, Within
 from ntkuq.optimization.kernel_regime.descent import (
     contraction,
     descent_steps,

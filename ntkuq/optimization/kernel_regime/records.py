@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ntkuq.calibration import Score
-from ntkuq.optimization.claims import Below, Claim, in_words
+from ntkuq.calibration.claims import Below, Claim, in_words
 from ntkuq.optimization.kernel_regime.consequences import consequences
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ntkuq.calibration.claims import Above, Claim
 from ntkuq.calibration.means import mean_score
-from ntkuq.optimization.claims import Above, Claim
 from ntkuq.optimization.kernel_regime.drift import kernel_of
 from ntkuq.optimization.kernel_regime.points import sample
 from ntkuq.optimization.kernel_regime.study import (

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 
 from ntkuq.calibration import Score, paired, score
+from ntkuq.calibration.claims import Below, Claim
 from ntkuq.data import Dataset
-from ntkuq.optimization.claims import Below, Claim
 from ntkuq.posteriors import AbstractPosterior
 
 

@@ -11,9 +11,9 @@ import equinox as eqx
 from jaxtyping import Array, PyTree
 
 from ntkuq.calibration import Score
+from ntkuq.calibration.claims import Above, Claim
 from ntkuq.data import Split
 from ntkuq.models import BNN, Train
-from ntkuq.optimization.claims import Above, Claim
 
 
 class Run(NamedTuple):

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ntkuq.calibration.claims import Claim
 from ntkuq.data import Dataset
 from ntkuq.models import BNN, AbstractTune, Fixed, MarginalLikelihood, constructor
-from ntkuq.optimization.claims import Claim
 from ntkuq.optimization.kernel_regime import at_start, stand_in, wide_members
 from ntkuq.optimization.kernel_regime.study import FAILURES, AbstractStudy, Setting
 from ntkuq.posteriors import KFAC, MAP, NTKGP, Full, Laplace

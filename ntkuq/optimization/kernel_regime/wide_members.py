@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ntkuq.calibration import Score
+from ntkuq.calibration.claims import AbstractRule, Below, Claim
 from ntkuq.calibration.coverage import share
 from ntkuq.data import Dataset
 from ntkuq.kernels import Cholesky, PriorKernel
 from ntkuq.models import BNN, Gaussian, Train
-from ntkuq.optimization.claims import AbstractRule, Below, Claim
 from ntkuq.optimization.kernel_regime.normal_laws import (
     Normals,
     differing,

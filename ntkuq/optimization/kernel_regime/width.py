@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from ntkuq.calibration.claims import Claim, Power
 from ntkuq.data import Dataset
 from ntkuq.linearize import Jacobian, ntk
 from ntkuq.models import BNN, Job, Network, cast, forward
-from ntkuq.optimization.claims import Claim, Power
 from ntkuq.optimization.kernel_regime.alike import alike
 from ntkuq.optimization.kernel_regime.slope import why_no_slope, width_slope
 from ntkuq.optimization.kernel_regime.study import AbstractStudy, Setting

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from ntkuq.calibration.claims import in_words
 from ntkuq.calibration.records import Score
-from ntkuq.optimization.claims import in_words
 from ntkuq.optimization.probe.intervals import mean_over, ratio_of
 from ntkuq.optimization.probe.measure import Measured
 from ntkuq.optimization.probe.record import NOTE, Against, Probe, StepRow, Word

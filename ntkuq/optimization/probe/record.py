@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ntkuq.calibration.claims import in_words
 from ntkuq.calibration.records import Score, finite
-from ntkuq.optimization.claims import in_words
 
 
 #: The decision on a step against the first one.

@@ -9,8 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from ntkuq.calibration import Score
-from ntkuq.calibration.records import finite
+from ntkuq.calibration.records import Score, finite
 
 
 #: The decision on a claim.
