@@ -117,7 +117,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _fashion() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     try:
         found = pictures.load("fashion_mnist")
-    except FileNotFoundError as error:
+    except nq.data.DataError as error:
         raise FileNotFoundError(
             f"the race needs Fashion-MNIST: {error}; or use --quick"
         ) from error

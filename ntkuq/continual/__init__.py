@@ -6,10 +6,17 @@ from ntkuq.continual.metrics import (
     forgetting as forgetting,
     forward_transfer as forward_transfer,
 )
-from ntkuq.continual.sequence import Results as Results, run as run
 from ntkuq.continual.strategies import (
+    EWC as EWC,
     AbstractStrategy as AbstractStrategy,
     FineTuning as FineTuning,
+    Joint as Joint,
+    OnlineEWC as OnlineEWC,
 )
-from ntkuq.continual.streams import Task as Task, permuted as permuted
+from ntkuq.continual.streams import (
+    Stream as Stream,
+    Task as Task,
+    permuted as permuted,
+    split_classes as split_classes,
+)
 from ntkuq.continual.tangent import overlap as overlap

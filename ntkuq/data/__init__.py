@@ -17,6 +17,7 @@ from ntkuq.data.dataset import (
     constant_features as constant_features,
 )
 from ntkuq.data.errors import DataError as DataError, DataWarning as DataWarning
+from ntkuq.data.images import load_images as load_images
 from ntkuq.data.loaders import (
     SetInfo as SetInfo,
     info as info,

@@ -357,7 +357,7 @@ def info(name: str) -> SetInfo:
         raise DataError(
             f"expected the name of a data set, came {name!r}{nearest(name, _BY_NAME)}; "
             f"known are {', '.join(_BY_NAME)}; files of your own open with "
-            "ntkuq.data.read(path, target=...)"
+            "ntkuq.data.read(path, target=...), images with ntkuq.data.load_images"
         )
     return _BY_NAME[name]
 

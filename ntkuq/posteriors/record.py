@@ -26,7 +26,7 @@ from ntkuq.models.network import as_network
 
 
 #: Rooms whose classes are written by name.
-_ROOMS = ("data", "kernels", "linearize", "models", "posteriors")
+_ROOMS = ("continual", "data", "kernels", "linearize", "models", "posteriors")
 
 
 class LoadError(ValueError):

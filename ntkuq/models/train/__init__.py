@@ -1,6 +1,10 @@
 """The training loop, for one network or many."""
 
-from ntkuq.models.train.jobs import Job as Job, Trained as Trained
+from ntkuq.models.train.jobs import (
+    AbstractRecord as AbstractRecord,
+    Job as Job,
+    Trained as Trained,
+)
 from ntkuq.models.train.method import (
     Train as Train,
     diverged as diverged,
@@ -12,6 +16,10 @@ from ntkuq.models.train.plans import (
     Vectorized as Vectorized,
 )
 from ntkuq.models.train.problem import (
+    AbstractPenalty as AbstractPenalty,
+    AbstractWrapper as AbstractWrapper,
+    At as At,
+    Given as Given,
     TrainingError as TrainingError,
     as_arrays as as_arrays,
     log_likelihoods as log_likelihoods,

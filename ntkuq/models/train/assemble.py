@@ -101,6 +101,8 @@ def ready(
         clip=None if recipe.clip is None else jnp.asarray(recipe.clip, dtype),
         reach=None if recipe.adversarial is None else reach(job.x, recipe.adversarial),
         optimizer=recipe.optimizer,  # pyright: ignore[reportArgumentType]
+        penalty=job.penalty,
+        wrapper=job.wrapper,
         call=job.call,
         products=recipe.products,
     )

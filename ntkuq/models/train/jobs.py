@@ -11,7 +11,12 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ntkuq.models.bnn import BNN
-from ntkuq.models.train.problem import Call, without_noise
+from ntkuq.models.train.problem import (
+    AbstractPenalty,
+    AbstractWrapper,
+    Call,
+    without_noise,
+)
 
 
 class Job(eqx.Module):
@@ -24,6 +29,8 @@ class Job(eqx.Module):
         key: chooses the batches and the examples that are held out.
         center: the mean of the prior, like the parameters of `model`; `None` for zero.
         counts: how often each example counts, (N,) whole numbers; `None` for once.
+        penalty: what is added to the loss.
+        wrapper: an optimizer around that of the training.
         call: the forward pass of one example, call(model, x, key).
     """
 
@@ -34,6 +41,8 @@ class Job(eqx.Module):
     key: Array
     center: PyTree | None = None
     counts: np.ndarray | None = None
+    penalty: AbstractPenalty | None = None
+    wrapper: AbstractWrapper | None = None
     call: Call = eqx.field(static=True, default=without_noise)
 
 

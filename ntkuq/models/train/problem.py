@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ class Given(NamedTuple):
         likelihood, prior: in the network's units.
         center: the mean of the prior, like the parameters; `None` for zero.
         noisy: is the loss another function of the network than its likelihood, by
-            dropout or adversarial examples?
+            dropout, adversarial examples or a penalty?
     """
 
     x: PyTree
@@ -80,6 +81,49 @@ class Carry(NamedTuple):
     optimizer: PyTree
 
 
+class AbstractPenalty(eqx.Module):
+    """More that a training minimizes, beside minus the log posterior.
+
+    Its numbers are arrays, so that other values do not compile anew.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, model: PyTree, at: At) -> Float[Array, ""]:
+        """What is added to the loss, in nats an example.
+
+        Args:
+            model: the network with the parameters of this step.
+            at: what else there is to look at.
+        """
+
+
+class AbstractWrapper(eqx.Module):
+    """An optimizer around that of the training: it changes gradients, or watches."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, optimizer: optax.GradientTransformationExtraArgs
+    ) -> optax.GradientTransformation:
+        """The optimizer that is used; it gets `problem=Given(...)` at each step."""
+
+
+class At(NamedTuple):
+    """A step of a training, for a penalty.
+
+    Args:
+        x, y: scaled inputs and targets of the batch, (B, …) each.
+        size: N, how many examples there are in all.
+        likelihood: in the network's units.
+        key: a random key, new at each step.
+    """
+
+    x: PyTree
+    y: PyTree
+    size: Float[Array, ""]
+    likelihood: AbstractLikelihood
+    key: Array
+
+
 class Problem(eqx.Module):
     """The loss -1/N [sum_n log p(y_n | f_n) + log p(theta - center)], and its descent.
 
@@ -91,6 +135,8 @@ class Problem(eqx.Module):
         rate, steps: of Adam with cosine decay; `None` with an `optimizer`.
         optimizer: an optax transformation. One made of the methods of an `eqx.Module`
             may hold numbers as arrays too.
+        penalty: what is added to the loss.
+        wrapper: an optimizer around this one.
         reach: the range of each input over the examples, times the size of an
             adversarial step; `None` without such steps.
         call: the forward pass of one example.
@@ -106,7 +152,9 @@ class Problem(eqx.Module):
     clip: Float[Array, ""] | None
     reach: PyTree | None
     optimizer: optax.GradientTransformation | None
-    call: Call = eqx.field(static=True)
+    penalty: AbstractPenalty | None = None
+    wrapper: AbstractWrapper | None = None
+    call: Call = eqx.field(static=True, default=without_noise)
     products: bool = eqx.field(static=True, default=False)
 
     def transformation(self) -> optax.GradientTransformation:
@@ -122,17 +170,24 @@ class Problem(eqx.Module):
             found = optax.adam(cosine)
         else:
             found = self.optimizer
-        if self.clip is None:
+        if self.clip is not None:
+            # optax takes a float by its type only
+            clip = optax.clip_by_global_norm(self.clip)  # pyright: ignore[reportArgumentType]
+            found = optax.chain(clip, found)
+        if self.wrapper is None:
             return found
-        # optax takes a float by its type only
-        return optax.chain(optax.clip_by_global_norm(self.clip), found)  # pyright: ignore[reportArgumentType]
+        return self.wrapper(optax.with_extra_args_support(found))
 
     def loss(self, params: PyTree, static: PyTree, examples: Examples, key: Array):
         """The loss on these examples, which stand for all."""
-        fit = self.log_likelihood(params, static, examples, key)
+        loss = -self.log_likelihood(params, static, examples, key)
+        if self.penalty is not None:
+            now = jax.random.fold_in(key, 0)
+            at = At(examples.x, examples.y, self.size, self.likelihood, now)
+            loss = loss + self.penalty(eqx.combine(params, static), at)
         if self.center is not None:
             params = jax.tree.map(jnp.subtract, params, self.center)
-        return -fit - self.prior.log_prob(params) / self.size
+        return loss - self.prior.log_prob(params) / self.size
 
     def log_likelihood(
         self, params: PyTree, static: PyTree, examples: Examples, key: Array
@@ -184,7 +239,9 @@ class Problem(eqx.Module):
             likelihood=self.likelihood,
             prior=self.prior,
             center=self.center,
-            noisy=self.reach is not None or self.call is not without_noise,
+            noisy=self.reach is not None
+            or self.penalty is not None
+            or self.call is not without_noise,
         )
         optimizer = optax.with_extra_args_support(self.transformation())
         # optax's schedules rely on the standard rules of promotion

@@ -17,7 +17,11 @@ from ntkuq.models.hyperparameters import AbstractTune, Fixed, MarginalLikelihood
 from ntkuq.posteriors.base import AbstractMethod, Cost
 from ntkuq.posteriors.laplace.evidence import Tuned, keep, maximize
 from ntkuq.posteriors.laplace.layers import maximize_layers
-from ntkuq.posteriors.laplace.posterior import LaplacePosterior, posterior
+from ntkuq.posteriors.laplace.posterior import (
+    LaplacePosterior,
+    posterior,
+    warn_unless_at_map,
+)
 from ntkuq.posteriors.laplace.problem import (
     Linearized,
     fit_of,
@@ -83,7 +87,8 @@ class Laplace(AbstractMethod):
         bnn = bnn.prepare(data)
         problem = linearized_problem(bnn, data, self.structure, self.subset)
         tuned = choose(self.tune, problem, self._fits(bnn, problem), data)
-        return posterior(self, self.link, bnn, problem, tuned, data.units)
+        found = posterior(self, self.link, bnn, problem, tuned, data.units)
+        return warn_unless_at_map(found)
 
     def _fits(self, bnn: BNN, whole: Linearized) -> Fits:
         """From training data to predictions at a factor on the precision."""
@@ -94,8 +99,7 @@ class Laplace(AbstractMethod):
                 problem = linearized_problem(bnn, data, self.structure, self.subset)
 
             def predict(factor: float, x: Any) -> Predictive:
-                # of a factor that is only tried nothing is said
-                tuned = Tuned(factor, 1.0, None, None, False, 0.0, math.inf)
+                tuned = Tuned(factor, 1.0, None, None, False, 0.0, math.nan)
                 return posterior(*(self, self.link, bnn, problem, tuned, None)).predict(
                     x
                 )
@@ -175,4 +179,5 @@ def updated(old: LaplacePosterior, data: DataLike) -> LaplacePosterior:
         fit = fit_of(bnn, new.jacobian, new.precisions, summary, count)
     problem = Linearized(new.jacobian, merged, summary, new.precisions, fit, new.double)
     tuned = choose(method.tune, problem)
-    return posterior(method, method.link, bnn, problem, tuned, old.units)
+    found = posterior(method, method.link, bnn, problem, tuned, old.units)
+    return warn_unless_at_map(found)

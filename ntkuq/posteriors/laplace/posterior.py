@@ -305,18 +305,6 @@ def posterior(
     if isinstance(curvature, WeightSpace | FunctionSpace):
         weight = isinstance(curvature, WeightSpace)
         diagnostics["view"] = "weight space" if weight else "function space"
-    # directions that a low rank leaves out would count with their prior variance
-    whole = not isinstance(curvature, LowRankCurvature)
-    if whole and decrement > max(tuned.effective, 1.0):
-        warnings.warn(
-            f"Laplace: the network is not at its maximum a posteriori: the gradient of "
-            f"the log joint has norm {norm:.3g}, and a Newton step would "
-            f"gain {decrement / 2:.3g} nats and move the parameters by more than they "
-            f"are uncertain ({tuned.effective:.3g} effective parameters). Train longer "
-            "(MAP), or with the same prior and noise",
-            NotAtMAP,
-            stacklevel=4,
-        )
     fitted = retuned(bnn, problem.jacobian, tuned)
     return LaplacePosterior(
         bnn=fitted,
@@ -330,6 +318,27 @@ def posterior(
         link=link,
         units=units,
     )
+
+
+def warn_unless_at_map(found: LaplacePosterior) -> LaplacePosterior:
+    """The posterior; `NotAtMAP` where the network is far from where it should be."""
+    norm, decrement = (
+        found.diagnostics[name] for name in ("gradient norm", "newton decrement")
+    )
+    effective = found.diagnostics["effective parameters"]
+    # directions that a low rank leaves out would count with their prior variance
+    whole = not isinstance(found.problem.curvature, LowRankCurvature)
+    if whole and decrement > max(effective, 1.0):
+        warnings.warn(
+            f"Laplace: the network is not at its maximum a posteriori: the gradient of "
+            f"the log joint has norm {norm:.3g}, and a Newton step would "
+            f"gain {decrement / 2:.3g} nats and move the parameters by more than they "
+            f"are uncertain ({effective:.3g} effective parameters). Train longer "
+            "(MAP), or with the same prior and noise",
+            NotAtMAP,
+            stacklevel=3,
+        )
+    return found
 
 
 def retuned(bnn: BNN, jacobian: Jacobian, tuned: Tuned) -> BNN:
