@@ -1,106 +1,68 @@
-"""Run a strategy over a stream and fill the accuracy matrix."""
+"""Run a strategy over a stream and fill the accuracy matrix, resumably."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ntkuq.continual import metrics
-from ntkuq.continual.strategies import AbstractStrategy
-from ntkuq.continual.streams import Task
-from ntkuq.data import Dataset
-from ntkuq.models import BNN
-from ntkuq.posteriors.base import AbstractPosterior
+from ntkuq.continual.learned import Learned
+from ntkuq.continual.measures import measured
+from ntkuq.continual.results import Results
+from ntkuq.continual.strategies.base import AbstractStrategy
+from ntkuq.continual.streams import Stream, Task, as_stream
+from ntkuq.data import Dataset, Store, digest
+from ntkuq.models import BNN, Identity, constructor, identity, parameters
+from ntkuq.posteriors import load, save
 
 
-@dataclass(frozen=True)
-class Results:
-    """What was known of each task after each task, for one run.
-
-    Args:
-        accuracy: R, (T, T): on the test data of task j (column) after training on
-            task k (row); above the diagonal, tasks not met yet.
-        nll: the same for the mean minus log probability, in nats.
-        baseline: (T,): accuracy on each task before any training.
-        tasks: names of the tasks.
-
-    >>> r = np.array([[0.9, 0.3], [0.7, 0.8]])
-    >>> print(Results(r, r, np.array([0.1, 0.1]), ("a", "b")))
-    accuracy after      a      b
-    a               0.900  0.300
-    b               0.700  0.800
-    average accuracy 0.750 (one run)
-    forgetting 0.200, backward transfer -0.200, forward transfer 0.200
-    """
-
-    accuracy: np.ndarray
-    nll: np.ndarray
-    baseline: np.ndarray
-    tasks: tuple[str, ...]
-
-    @property
-    def average_accuracy(self) -> float:
-        """`average_accuracy` of the accuracy matrix."""
-        return float(metrics.average_accuracy(self.accuracy))
-
-    @property
-    def forgetting(self) -> float:
-        """`forgetting` of the accuracy matrix, over the T − 1 earlier tasks."""
-        return float(metrics.forgetting(self.accuracy))
-
-    @property
-    def backward_transfer(self) -> float:
-        """`backward_transfer` of the accuracy matrix."""
-        return float(metrics.backward_transfer(self.accuracy))
-
-    @property
-    def forward_transfer(self) -> float:
-        """`forward_transfer` of the accuracy matrix over the baseline."""
-        return float(metrics.forward_transfer(self.accuracy, self.baseline))
-
-    def __str__(self) -> str:
-        first = max(len("accuracy after"), *map(len, self.tasks))
-        width = max(5, *map(len, self.tasks))
-        head = "accuracy after".ljust(first)
-        lines = [head + "".join(f"  {name:>{width}}" for name in self.tasks)]
-        for name, row in zip(self.tasks, self.accuracy, strict=True):
-            cells = "".join(f"  {value:{width}.3f}" for value in row)
-            lines.append(name.ljust(first) + cells)
-        lines.append(f"average accuracy {self.average_accuracy:.3f} (one run)")
-        if len(self.tasks) > 1:
-            lines.append(
-                f"forgetting {self.forgetting:.3f}, backward transfer "
-                f"{self.backward_transfer:.3f}, forward transfer "
-                f"{self.forward_transfer:.3f}"
-            )
-        return "\n".join(lines)
+#: Told a line after each task.
+Say = Callable[[str], None]
 
 
 def run(
-    strategy: AbstractStrategy, bnn: BNN, stream: Sequence[Task], *, key: Array
+    strategy: AbstractStrategy,
+    bnn: BNN,
+    stream: Sequence[Task],
+    *,
+    seeds: int = 1,
+    out: str | Path | None = None,
+    say: Say | None = None,
+    callback: Callable[[int, float], None] | None = None,
+    key: Array,
 ) -> Results:
     """Learn the tasks of a stream in turn; after each, test on all of them.
 
     The scaling of the `BNN` is fitted on the first task, as nothing else is known then.
+    Seeds differ in initialization, batches and whatever the strategy draws; they learn
+    the same tasks and share the machine.
 
     Args:
         strategy: how a posterior is updated, such as `FineTuning()`.
-        bnn: the problem, with class labels and a builder.
+        bnn: the problem, with a builder; of a multi-head stream its network is
+            `multi_head(build, stream.heads)`.
         stream: the tasks in order.
+        seeds: how often it is done.
+        out: a directory: the state after each task and seed is kept there, and a run
+            that was interrupted goes on from it.
+        say: told a line after each task.
+        callback: told updates and loss while a task is learned.
         key: initializes and trains.
 
     Returns:
-        The accuracy matrix and what follows from it.
+        The accuracy matrix of each seed, calibration, and what follows from them.
 
     Raises:
-        TypeError: where the likelihood is not of classes.
-        ValueError: for an empty stream; where a task does not fit the network; where
-            an input that varies in a later task is lost because the scaling saw it
-            constant in the first.
+        ValueError: for an empty stream or no seed; where a task does not fit the
+            network; where an input that varies in a later task is lost because the
+            scaling saw it constant in the first.
+        StoreError: where `out` holds something else.
         TrainingError: where training diverges.
 
     >>> import equinox as eqx, jax, numpy as np
@@ -111,47 +73,199 @@ def run(
     >>> bnn = BNN(lambda key: eqx.nn.Linear(4, 2, key=key), Categorical())
     >>> strategy = FineTuning(Train(1e-1, steps=20))
     >>> task = Task(0, data, data, name="one")
-    >>> run(strategy, bnn, [task], key=jax.random.key(0)).average_accuracy
+    >>> run(strategy, bnn, [task], key=jax.random.key(0)).average_accuracy.value
     1.0
     """
-    if not stream:
+    if not len(stream):
         raise ValueError("run: expected at least one task, got an empty stream")
-    if not bnn.likelihood.classes:
-        raise TypeError(
-            "run: expected a likelihood of classes, since accuracies are measured; got "
-            f"{type(bnn.likelihood).__name__}"
-        )
-    bnn = bnn.prepare(stream[0].train)
-    for task in stream:
+    if seeds < 1:
+        raise ValueError(f"run: expected seeds >= 1, got {seeds}")
+    tasks = as_stream(stream)
+    first = tasks[0]
+    bnn = bnn.prepare(first.train)
+    keys = [jax.random.fold_in(key, seed) for seed in range(seeds)]
+    kept = Kept.open(out, strategy, bnn, tasks, key=key)
+    tests = []
+    for task in tasks:
         _check(bnn, task)
-    first, *keys = jax.random.split(key, 1 + len(stream))
-    posterior = strategy.init(bnn, key=first)
-    baseline = [_test(posterior, other.test)[0] for other in stream]
-    rows = []
-    for task, now in zip(stream, keys, strict=True):
-        posterior = strategy.update(posterior, task.train, key=now)
-        rows.append([_test(posterior, other.test) for other in stream])
-    table = np.asarray(rows)
-    names = tuple(task.name or str(task.index) for task in stream)
-    return Results(table[..., 0], table[..., 1], np.asarray(baseline), names)
+        tests.append(task.test)
+    begun = [_begin(strategy, bnn, tests, key=one) for one in keys]
+    starts = [parameters(state.bnn.network.trained) for state, _ in begun]
+    states: list[Learned] = [state for state, _ in begun]
+    rows: list[list[dict]] = [[] for _ in keys]
+    seconds = []
+    chain = ""
+    for number in range(len(tasks)):
+        task = tasks[number]
+        began = time.perf_counter()
+        if kept is not None:
+            chain = digest([chain, task.train.fingerprint(), task.test.fingerprint()])
+        records = [
+            None if kept is None else kept.read(seed, number, chain)
+            for seed in range(seeds)
+        ]
+        missing = [seed for seed in range(seeds) if records[seed] is None]
+        if missing:
+            for seed in missing:
+                if kept is not None and number and states[seed].tasks < number:
+                    states[seed] = kept.state(seed, number - 1, bnn)
+            found = strategy.update_many(
+                [states[seed] for seed in missing],
+                task.train,
+                callback=callback,
+                keys=[jax.random.fold_in(keys[seed], number + 1) for seed in missing],
+            )
+            for seed, state in zip(missing, found, strict=True):
+                states[seed] = state
+                records[seed] = _record(state, starts[seed], tests)
+                if kept is not None:
+                    kept.write(seed, number, chain, state, records[seed])
+        spent = time.perf_counter() - began
+        seconds.append(spent)
+        for seed, record in enumerate(records):
+            assert record is not None  # noqa: S101
+            rows[seed].append(record)
+        if say is not None:
+            say(_line(tasks, rows, number, spent, seeds - len(missing)))
+    names = list(rows[0][0]["measures"])
+    return Results(
+        measures={
+            name: np.array([[r["measures"][name] for r in one] for one in rows], float)
+            for name in names
+        },
+        baseline={
+            name: np.array([before[name] for _, before in begun], float)
+            for name in names
+        },
+        tasks=tasks.names,
+        setting=tasks.setting,
+        strategy=constructor(strategy),
+        distance=np.array([[r["distance"] for r in one] for one in rows], float),
+        seconds=np.asarray(seconds),
+        keeps=rows[0][-1]["keeps"],
+    )
 
 
-def _test(posterior: AbstractPosterior, data: Dataset) -> tuple[float, float]:
-    """Accuracy and mean minus log probability."""
-    predictive = posterior.predict(data.x)
-    y = np.asarray(data.y)
-    right = np.argmax(np.asarray(predictive.mean), axis=-1) == y
-    return float(np.mean(right)), -float(np.mean(np.asarray(predictive.log_prob(y))))
+class Kept(NamedTuple):
+    """Finished tasks of each seed in a directory: numbers and states."""
+
+    store: Store
+    strategy: AbstractStrategy
+
+    @staticmethod
+    def open(
+        out: str | Path | None,
+        strategy: AbstractStrategy,
+        bnn: BNN,
+        tasks: Stream,
+        *,
+        key: Array,
+    ) -> Kept | None:
+        """The directory of this run; `None` without one."""
+        if out is None:
+            return None
+        described = {
+            "strategy": identity(strategy),
+            "problem": identity(bnn),
+            "tasks": list(tasks.names),
+            "setting": tasks.setting,
+            "key": np.ravel(jax.random.key_data(key)).tolist(),
+        }
+        store = Store.open(out, digest(described), described)
+        (store.directory / "states").mkdir(exist_ok=True)
+        return Kept(store, strategy)
+
+    def read(self, seed: int, task: int, chain: str) -> dict[str, Any] | None:
+        """The numbers of a finished task, on the same data; `None` without."""
+        found = self.store.read(f"seed-{seed}-task-{task}")
+        if (
+            found is None
+            or found["data"] != chain
+            or not self._file(seed, task).exists()
+        ):
+            return None
+        return found
+
+    def state(self, seed: int, task: int, bnn: BNN) -> Learned:
+        """The state after a finished task."""
+        found = load(self._file(seed, task), bnn, method=self.strategy)  # pyright: ignore[reportArgumentType]
+        if not isinstance(found, Learned):
+            raise TypeError(f"expected the state of a run, got {type(found).__name__}")
+        return found
+
+    def write(
+        self, seed: int, task: int, chain: str, state: Learned, record: dict
+    ) -> None:
+        """The state, then the numbers: a unit counts once both are there.
+
+        Of the states only the last is needed, and the one before it until then.
+        """
+        save(self._file(seed, task), state)
+        self.store.write(f"seed-{seed}-task-{task}", {**record, "data": chain})
+        if task > 0:
+            # an empty file says that it was here
+            self._file(seed, task - 1).write_bytes(b"")
+
+    def _file(self, seed: int, task: int) -> Path:
+        return self.store.directory / "states" / f"seed-{seed}-task-{task}.ntkuq"
+
+
+def _begin(
+    strategy: AbstractStrategy, bnn: BNN, tests: Sequence[Dataset], *, key: Array
+) -> tuple[Learned, dict[str, list[float]]]:
+    """The state before the first task, and what it knows."""
+    state = strategy.init(bnn, key=jax.random.fold_in(key, 0))
+    return state, _tested(state, tests)
+
+
+def _tested(state: Learned, tests: Sequence[Dataset]) -> dict[str, list[float]]:
+    found = [measured(state, test) for test in tests]
+    return {name: [one[name] for one in found] for name in found[0]}
+
+
+def _record(state: Learned, start: Any, tests: Sequence[Dataset]) -> dict[str, Any]:
+    now = parameters(state.bnn.network.trained)
+    moved = _norm(jax.tree.map(jnp.subtract, now, start))
+    leaves = [leaf for leaf in jax.tree.leaves(state.memory) if hasattr(leaf, "nbytes")]
+    return {
+        "measures": _tested(state, tests),
+        "distance": moved / max(_norm(start), 1e-30),
+        "keeps": int(sum(leaf.nbytes for leaf in leaves)),
+    }
+
+
+def _norm(tree: Any) -> float:
+    squares = [float(jnp.vdot(leaf, leaf)) for leaf in jax.tree.leaves(tree)]
+    return float(np.sqrt(sum(squares)))
+
+
+def _line(tasks: Stream, rows: list, number: int, spent: float, stored: int) -> str:
+    """What is known after a task, in a line."""
+    measures = rows[0][number]["measures"]
+    main = "accuracy" if "accuracy" in measures else "r2"
+    values = np.array([one[number]["measures"][main] for one in rows], float)
+    met = values[:, : number + 1].mean()
+    parts = [
+        f"task {number + 1} of {len(tasks)}",
+        f"{tasks.names[number]}:",
+        f"{main} {values[:, number].mean():.3f}, on tasks so far {met:.3f}",
+        f"({spent:.1f} s" + (f", {stored} seeds stored)" if stored else ")"),
+    ]
+    return " ".join(parts)
 
 
 def _check(bnn: BNN, task: Task) -> None:
     """The network takes the task, and the scaling keeps what varies in its inputs."""
     name = task.name or str(task.index)
     for part in (task.train, task.test):
+        if not len(part):
+            raise ValueError(f"run: task {name!r} has no example")
         try:
             bnn.check_outputs(part)
         except ValueError as error:
             raise ValueError(f"run: task {name!r} does not fit: {error}") from error
+    if isinstance(bnn.scaling, Identity):
+        return
     pairs = zip(
         jax.tree.leaves(task.train.x),
         jax.tree.leaves(bnn.inputs(task.train.x)),
