@@ -3,6 +3,7 @@
 import tyro
 
 from experiments.agreement import Agreement
+from experiments.continual.published import Published
 from experiments.ensembles import Ensembles
 from experiments.gp_images import Images
 from experiments.gp_uci import GaussianProcesses
@@ -28,6 +29,7 @@ EXPERIMENTS = {
     "agreement": Agreement,
     "autoencoder": Autoencoder,
     "conditions": ConditionsStudy,
+    "continual": Published,
     "ensembles": Ensembles,
     "reference": Reference,
     "kernels": Kernels,

@@ -28,6 +28,7 @@ from ntkuq.continual.strategies import (
     Replay as Replay,
     SynapticIntelligence as SynapticIntelligence,
     UncertainPoints as UncertainPoints,
+    UntilFitted as UntilFitted,
 )
 from ntkuq.continual.streams import (
     MultiHead as MultiHead,
@@ -40,4 +41,13 @@ from ntkuq.continual.streams import (
     sliced as sliced,
     split_classes as split_classes,
 )
-from ntkuq.continual.tangent import overlap as overlap
+from ntkuq.continual.theory import (
+    Arm as Arm,
+    Drift as Drift,
+    drift as drift,
+    drift_claim as drift_claim,
+    forgetting_claims as forgetting_claims,
+    overlap as overlap,
+    overlap_claim as overlap_claim,
+    subspace_overlap as subspace_overlap,
+)

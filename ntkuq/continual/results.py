@@ -28,7 +28,7 @@ class Results:
         strategy: its text.
         distance: (S, T), the distance of the weights from where they started, over
             their norm there, after each task.
-        seconds: (T,), time for each task, all seeds together.
+        seconds: (T,), time to learn each task, all seeds together, without the tests.
         keeps: what the strategy keeps of earlier tasks, in bytes for one seed.
 
     >>> r = np.array([[[0.9, 0.3], [0.7, 0.8]]])

@@ -115,16 +115,17 @@ def run(
                 callback=callback,
                 keys=[jax.random.fold_in(keys[seed], number + 1) for seed in missing],
             )
+            trained = time.perf_counter() - began
             for seed, state in zip(missing, found, strict=True):
                 states[seed] = state
-                records[seed] = _record(state, starts[seed], tests)
+                records[seed] = _record(state, starts[seed], tests, trained)
                 if kept is not None:
                     kept.write(seed, number, chain, state, records[seed])
         spent = time.perf_counter() - began
-        seconds.append(spent)
         for seed, record in enumerate(records):
             assert record is not None  # noqa: S101
             rows[seed].append(record)
+        seconds.append(max(one[number]["seconds"] for one in rows))
         if say is not None:
             say(_line(tasks, rows, number, spent, seeds - len(missing)))
     names = list(rows[0][0]["measures"])
@@ -223,13 +224,16 @@ def _tested(state: Learned, tests: Sequence[Dataset]) -> dict[str, list[float]]:
     return {name: [one[name] for one in found] for name in found[0]}
 
 
-def _record(state: Learned, start: Any, tests: Sequence[Dataset]) -> dict[str, Any]:
+def _record(
+    state: Learned, start: Any, tests: Sequence[Dataset], seconds: float
+) -> dict[str, Any]:
     now = parameters(state.bnn.network.trained)
     moved = _norm(jax.tree.map(jnp.subtract, now, start))
     leaves = [leaf for leaf in jax.tree.leaves(state.memory) if hasattr(leaf, "nbytes")]
     return {
         "measures": _tested(state, tests),
         "distance": moved / max(_norm(start), 1e-30),
+        "seconds": seconds,
         "keeps": int(sum(leaf.nbytes for leaf in leaves)),
     }
 

@@ -59,6 +59,9 @@ def given(like: Any, method: Any) -> Given:
     if model is None:
         model = eqx.filter_eval_shape(network.init, jax.random.key(0))
     found = [(".network", tree) for tree in (*_forms(model), *_functions(model))]
+    # the user's layers inside a network of this package
+    for place, part in _foreign(model, ".network"):
+        found += [(place, tree) for tree in _forms(part)]
     found += _foreign(method, ".method")
     if isinstance(like, BNN):
         found += _foreign(like, ".bnn")

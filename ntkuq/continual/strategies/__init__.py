@@ -20,6 +20,7 @@ from ntkuq.continual.strategies.memory import (
 from ntkuq.continual.strategies.online_laplace import OnlineLaplace as OnlineLaplace
 from ntkuq.continual.strategies.orthogonal import OGD as OGD
 from ntkuq.continual.strategies.recursion import KernelRecursion as KernelRecursion
+from ntkuq.continual.strategies.repeated import UntilFitted as UntilFitted
 from ntkuq.continual.strategies.replay import (
     DarkReplay as DarkReplay,
     Replay as Replay,

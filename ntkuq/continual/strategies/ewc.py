@@ -31,8 +31,8 @@ class DiagonalPenalty(AbstractPenalty):
         strength: lambda.
     """
 
-    weights: list[Float[Array, " P"]]
-    shifted: list[Float[Array, " P"]]
+    weights: list[Float[Array, " _"]]
+    shifted: list[Float[Array, " _"]]
     square: Float[Array, ""]
     strength: Float[Array, ""]
 
@@ -47,7 +47,7 @@ class DiagonalPenalty(AbstractPenalty):
 
 def importance(
     bnn: BNN, data: Dataset, fisher: AbstractFisher, examples: int | None, *, key: Array
-) -> list[Float[Array, " P"]]:
+) -> list[Float[Array, " _"]]:
     r"""The diagonal of the mean Fisher information, $\tfrac1n \sum_n F_n$.
 
     Args:

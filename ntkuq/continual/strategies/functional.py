@@ -43,7 +43,7 @@ class Memorable(NamedTuple):
 
     inputs: PyTree
     tasks: int
-    diagonal: list[Float[Array, " P"]]
+    diagonal: list[Float[Array, " _"]]
 
 
 class FunctionDistance(AbstractPenalty):
@@ -93,7 +93,7 @@ class FROMP(AbstractTraining):
 
     References: Pan et al. 2020 (arXiv 2004.14070).
 
-    >>> FROMP(UncertainPoints(40)).strength
+    >>> FROMP(memory=UncertainPoints(40)).strength
     1.0
     """
 

@@ -21,7 +21,7 @@ from ntkuq.models.train import AbstractRecord, AbstractWrapper, Job
 class PathIntegral(AbstractRecord):
     r"""$\omega_i = -\sum_k g_{k,i}\, \Delta\theta_{k,i}$ so far, one array a leaf."""
 
-    values: list[Float[Array, " P"]]
+    values: list[Float[Array, " _"]]
 
     def note(self):
         return None

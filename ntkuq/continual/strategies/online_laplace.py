@@ -53,18 +53,18 @@ class Precision(NamedTuple):
     """
 
     forms: tuple[AbstractForm, ...]
-    center: list[Float[Array, " P"]]
+    center: list[Float[Array, " _"]]
 
 
 class OnlineLaplace(AbstractTraining):
     r"""Laplace's posterior of the tasks so far is the prior of the next one.
 
     Task T is trained on $-\log p(D_T \mid \theta) + \tfrac12 (\theta - \theta_{T-1})^T
-    \Lambda_{T-1} (\theta - \theta_{T-1})$, then $\Lambda_T = \tau L_0 + \sum_{t \le T}
-    J_t^T H_t J_t$ with each task's Gauss-Newton matrix at its own $\theta_t$. On a linear
-    network with Gaussian noise this is Bayesian regression on all data. Kronecker
-    products of different tasks are kept apart in the penalty (their sum is none) and
-    merged for predictions.
+    \Lambda_{T-1} (\theta - \theta_{T-1})$, then $\Lambda_T = \tau L_0 +
+    \sum_{t \le T} J_t^T H_t J_t$ with each task's Gauss-Newton matrix at its own
+    $\theta_t$. On a linear network with Gaussian noise this is Bayesian regression on
+    all data. Kronecker products of different tasks are kept apart in the penalty (their
+    sum is none) and merged for predictions.
 
     Args:
         structure: `KFAC()`, `Diagonal()`, `EKFAC()` or `Full()`.

@@ -1,9 +1,9 @@
-r"""Quadratic penalties $\tfrac12 \Delta^T \Lambda\,\Delta$ with a structured $\Lambda$."""
+r"""Quadratic penalties, $\tfrac12 \Delta^T \Lambda\,\Delta$, structured."""
 
 from __future__ import annotations
 
 import abc
-from typing import Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,7 +27,7 @@ class AbstractForm(eqx.Module):
         """The matrix times a raveled vector."""
 
     @abc.abstractmethod
-    def plus(self, other: Self) -> AbstractForm:
+    def plus(self, other: Any) -> AbstractForm:
         """The sum with another of the same class."""
 
     @abc.abstractmethod
@@ -213,7 +213,7 @@ class Quadratic(AbstractPenalty):
     """
 
     forms: tuple[AbstractForm, ...]
-    center: list[Float[Array, " P"]]
+    center: list[Float[Array, " _"]]
     strength: Float[Array, ""]
 
     def __call__(self, model, at):
@@ -227,7 +227,7 @@ class Quadratic(AbstractPenalty):
         return self.strength * value / at.size
 
 
-def raveled(model: PyTree) -> list[Float[Array, " P"]]:
+def raveled(model: PyTree) -> list[Float[Array, " _"]]:
     """The parameters, each array raveled."""
     return [leaf.reshape(-1) for leaf in jax.tree.leaves(parameters(model))]
 

@@ -36,7 +36,7 @@ class ShiftedPosterior(AbstractPosterior):
     hyperparameters: tuple[Hyperparameter, ...]
     log_marginal_likelihood: float | None
     diagnostics: dict[str, Any]
-    shift: list[Float[Array, " P"]]
+    shift: list[Float[Array, " _"]]
 
     def predict(self, x: PyTree) -> Predictive:
         """The linearized network's outputs at x with the likelihood's noise."""

@@ -115,9 +115,9 @@ def moments(model: PyTree) -> tuple[list[Array], list[Array]]:
 
 
 class VCL(AbstractTraining):
-    r"""Variational continual learning: $q_T$ maximizes $E_q[\log p(D_T \mid \theta)] -
-    \mathrm{KL}(q \,\|\, q_{T-1})$ over mean-field Gaussians.
+    r"""Variational continual learning with mean-field Gaussians.
 
+    $q_T$ maximizes $E_q[\log p(D_T \mid \theta)] - \mathrm{KL}(q \,\|\, q_{T-1})$.
     Trained with local reparametrization; before the first task $q_0$ is the prior of
     the `BNN`. For networks whose parameters are all in dense layers
     (`equinox.nn.Linear`).
