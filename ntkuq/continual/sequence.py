@@ -151,7 +151,6 @@ class Kept(NamedTuple):
     """Finished tasks of each seed in a directory: numbers and states."""
 
     store: Store
-    strategy: AbstractStrategy
 
     @staticmethod
     def open(
@@ -174,7 +173,7 @@ class Kept(NamedTuple):
         }
         store = Store.open(out, digest(described), described)
         (store.directory / "states").mkdir(exist_ok=True)
-        return Kept(store, strategy)
+        return Kept(store)
 
     def read(self, seed: int, task: int, chain: str) -> dict[str, Any] | None:
         """The numbers of a finished task, on the same data; `None` without."""
@@ -189,7 +188,7 @@ class Kept(NamedTuple):
 
     def state(self, seed: int, task: int, bnn: BNN) -> Learned:
         """The state after a finished task."""
-        found = load(self._file(seed, task), bnn, method=self.strategy)  # pyright: ignore[reportArgumentType]
+        found = load(self._file(seed, task), bnn)
         if not isinstance(found, Learned):
             raise TypeError(f"expected the state of a run, got {type(found).__name__}")
         return found

@@ -273,7 +273,9 @@ def test_updates_of_ogd_leave_the_kept_outputs_to_first_order(tasks):
     # the directions lie in the span
     assert np.allclose(kept - (kept @ basis.T) @ basis, 0.0, atol=1e-8)
     job = strategy.job(state, now, key=jax.random.key(0))
-    optimizer = job.wrapper(optax.with_extra_args_support(optax.sgd(1e-2, momentum=0.9)))
+    optimizer = job.wrapper(
+        optax.with_extra_args_support(optax.sgd(1e-2, momentum=0.9))
+    )
     params = parameters(now.model)
     grad = jax.tree.map(jnp.ones_like, params)
     updates, _ = optimizer.update(grad, optimizer.init(params), params)

@@ -157,7 +157,7 @@ def forms_of(curvature: AbstractCurvature, variances: list[Array]) -> tuple:
     Raises:
         TypeError: for another curvature.
     """
-    if isinstance(curvature, WeightSpace) and curvature.order is None:
+    if isinstance(curvature, WeightSpace):
         sizes = curvature.sizes
         root = jnp.concatenate(
             [

@@ -179,7 +179,9 @@ def drift_claim(found: Sequence[Drift], note: str = "") -> Claim:
 
 
 def overlap_claim(
-    overlap: Sequence[float], forgetting: Sequence[float], note: str = ""
+    overlap: Sequence[float] | np.ndarray,
+    forgetting: Sequence[float] | np.ndarray,
+    note: str = "",
 ) -> Claim:
     """Claim 22: tasks whose tangent spaces overlap more are forgotten more.
 
