@@ -4,6 +4,7 @@ import tyro
 
 from experiments.agreement import Agreement
 from experiments.continual.published import Published
+from experiments.continual.width import Width
 from experiments.ensembles import Ensembles
 from experiments.gp_images import Images
 from experiments.gp_uci import GaussianProcesses
@@ -24,6 +25,7 @@ from experiments.uci import UCI
 
 EXPERIMENTS = {
     "uci": UCI,
+    "width": Width,
     "gp-uci": GaussianProcesses,
     "gp-images": Images,
     "agreement": Agreement,

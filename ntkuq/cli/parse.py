@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import difflib
+import importlib
 import inspect
 import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ntkuq.cli.errors import UsageError
@@ -68,10 +70,48 @@ STRATEGIES = (
 )
 
 
-def parse(text: str) -> Any:
+#: Further names in a command of a room, from the room.
+CONTINUAL = (
+    "AGEM",
+    "DarkReplay",
+    "EWC",
+    "FROMP",
+    "FineTuning",
+    "Joint",
+    "KernelRecursion",
+    "LwF",
+    "OGD",
+    "OnlineEWC",
+    "OnlineLaplace",
+    "RandomPoints",
+    "Replay",
+    "SynapticIntelligence",
+    "UncertainPoints",
+    "UntilFitted",
+    "VCL",
+)
+
+
+def known_in(room: str, names: Sequence[str]) -> dict[str, str]:
+    """Name -> module of the strategies that a command of a room takes.
+
+    >>> known_in("continual", CONTINUAL)["EWC"]
+    'ntkuq.continual'
+    """
+    return {**_TOP, **dict.fromkeys(names, f"ntkuq.{room}")}
+
+
+_TOP = dict.fromkeys(STRATEGIES, "ntkuq")
+
+
+def parse(text: str, known: Mapping[str, str] = _TOP) -> Any:
     """A strategy object from its text, such as `Laplace(subset=LastLayer())`.
 
     Only calls of known strategies with literal or strategy arguments are accepted.
+
+    Args:
+        text: as in Python.
+        known: name -> module of the strategies that may be called.
 
     Raises:
         UsageError: for anything else, with what is known.
@@ -92,32 +132,30 @@ def parse(text: str) -> Any:
         )
     if isinstance(tree, ast.Name):  # Laplace is as good as Laplace()
         tree = ast.Call(func=tree, args=[], keywords=[])
-    return _value(tree, text)
+    return _value(tree, text, known)
 
 
-def _value(node: ast.AST, text: str) -> Any:
+def _value(node: ast.AST, text: str, known: Mapping[str, str]) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return _call(node.func.id, node, text)
+        return _call(node.func.id, node, text, known)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         piece = ast.unparse(node)
         raise UsageError(
             f"cannot use {piece!r} in {text!r}: expected a number, text, None, or a "
-            f"known strategy ({', '.join(STRATEGIES)})"
+            f"known strategy ({', '.join(known)})"
         ) from error
 
 
-def _call(name: str, node: ast.Call, text: str) -> Any:
-    import ntkuq
-
-    if name not in STRATEGIES:
-        near = difflib.get_close_matches(name, STRATEGIES, n=1)
+def _call(name: str, node: ast.Call, text: str, known: Mapping[str, str]) -> Any:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(
-            f"{name!r} is not a known strategy{hint} (known: {', '.join(STRATEGIES)})"
+            f"{name!r} is not a known strategy{hint} (known: {', '.join(known)})"
         )
-    make = getattr(ntkuq, name)
+    make = getattr(importlib.import_module(known[name]), name)
     fields = list(inspect.signature(make).parameters)
     given = {}
     for number, argument in enumerate(node.args):
@@ -126,7 +164,7 @@ def _call(name: str, node: ast.Call, text: str) -> Any:
                 f"{name} takes at most {len(fields)} arguments "
                 f"({', '.join(fields) or 'none'}), got {len(node.args)} in {text!r}"
             )
-        given[fields[number]] = _value(argument, text)
+        given[fields[number]] = _value(argument, text, known)
     for keyword in node.keywords:
         if keyword.arg is None:
             raise UsageError(
@@ -142,7 +180,7 @@ def _call(name: str, node: ast.Call, text: str) -> Any:
                 f"{name} has no field {keyword.arg!r}{hint} (fields: "
                 f"{', '.join(fields) or 'none'})"
             )
-        given[keyword.arg] = _value(keyword.value, text)
+        given[keyword.arg] = _value(keyword.value, text, known)
     needed = [
         field
         for field, parameter in inspect.signature(make).parameters.items()

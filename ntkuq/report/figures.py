@@ -7,7 +7,7 @@ are neither read nor changed.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -79,10 +79,20 @@ def svg(document: Document, key: str, title: str, description: str) -> str:
     Returns:
         An `<svg>` element.
     """
+    return as_svg(lambda: drawn(document, key), key, title, description)
+
+
+def drawn(document: Document, key: str) -> "Figure":
+    """One figure, with the settings that are in force."""
+    return DRAWINGS[key](document)
+
+
+def as_svg(make: Callable[[], Any], key: str, title: str, description: str) -> str:
+    """A drawing as SVG text to put into a page; the arguments are those of `svg`."""
     import io
 
     with _settings():
-        figure = DRAWINGS[key](document)
+        figure = make()
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return _for_page(file.getvalue(), f"fig-{key}", title, description)

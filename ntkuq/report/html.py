@@ -1,8 +1,10 @@
 """The report as one HTML page: no scripts, nothing loaded, always the same bytes."""
 
+from . import figures
 from .document import Document, validate
 from .escape import plain
 from .methods import short_label
+from .page import Page
 from .sections import CODE_WORDS, anchors, sections, subtitle, title
 from .sections.blocks import Figure, Listing, Missing, Table, Text
 
@@ -21,20 +23,45 @@ def page(document: Document, baseline: Document | None = None) -> str:
         DocumentError: the document is not usable.
         ModuleNotFoundError: jinja2 or matplotlib is not installed.
     """
-    import jinja2
-    from markupsafe import Markup
-
-    from . import figures
-
     validate(document)
     if baseline is not None:
         validate(baseline)
-    parts = sections(document, baseline)
+    made = document["provenance"]
+    return render(
+        Page(
+            title=title(document),
+            subtitle=subtitle(document),
+            verdict=tuple(document["verdict"]),
+            sections=sections(document, baseline),
+            draw=lambda key: figures.drawn(document, key),
+            version=plain(made.get("ntkuq") or "version not recorded"),
+            created=plain(made.get("created") or "date not recorded"),
+            schema=document["schema"],
+        )
+    )
+
+
+def render(page: Page) -> str:
+    """A page of any kind of document.
+
+    Returns:
+        HTML text. Everything in it is escaped.
+
+    Raises:
+        ModuleNotFoundError: jinja2 or matplotlib is not installed.
+    """
+    import jinja2
+    from markupsafe import Markup
 
     def drawing(figure: Figure) -> Markup:
         # The figure's labels were escaped when it was written as SVG.
         return Markup(  # noqa: S704
-            figures.svg(document, figure.key, figure.title, figure.description)
+            figures.as_svg(
+                lambda: page.draw(figure.key),
+                figure.key,
+                figure.title,
+                figure.description,
+            )
         )
 
     environment = jinja2.Environment(
@@ -45,20 +72,20 @@ def page(document: Document, baseline: Document | None = None) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(
-        title=title(document),
-        subtitle=subtitle(document),
-        verdict=document["verdict"],
-        sections=parts,
+        title=page.title,
+        subtitle=page.subtitle,
+        verdict=page.verdict,
+        sections=page.sections,
         kind=_kind,
         drawing=drawing,
         dark_colors=figures.dark_colors(),
         plain=plain,
         short_label=short_label,
-        words=CODE_WORDS,
-        anchors=anchors(parts),
-        version=plain(document["provenance"].get("ntkuq") or "version not recorded"),
-        created=plain(document["provenance"].get("created") or "date not recorded"),
-        schema=document["schema"],
+        words={**CODE_WORDS, **page.words},
+        anchors=anchors(page.sections),
+        version=page.version,
+        created=page.created,
+        schema=page.schema,
     )
 
 

@@ -4,6 +4,7 @@ from ntkuq.cli.commands.audit import Audit
 from ntkuq.cli.commands.base import AbstractCommand as AbstractCommand
 from ntkuq.cli.commands.cite import Cite
 from ntkuq.cli.commands.compare import Compare
+from ntkuq.cli.commands.continual import Continual
 from ntkuq.cli.commands.data import Data
 from ntkuq.cli.commands.fit import Fit
 from ntkuq.cli.commands.regime import Regime
@@ -18,6 +19,7 @@ COMMANDS: dict[str, type[AbstractCommand]] = {
     "score": Score,
     "report": Report,
     "regime": Regime,
+    "continual": Continual,
     "audit": Audit,
     "data": Data,
     "cite": Cite,

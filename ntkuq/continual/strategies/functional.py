@@ -88,17 +88,18 @@ class FROMP(AbstractTraining):
     Args:
         memory: which inputs of each task; those the network is least sure of unless
             told otherwise.
-        strength: s.
+        strength: s. A kept input stands for all of its task that are not kept, so that
+            it is far above 1.
         train: how to train on one task.
 
     References: Pan et al. 2020 (arXiv 2004.14070).
 
     >>> FROMP(memory=UncertainPoints(40)).strength
-    1.0
+    100.0
     """
 
     memory: AbstractSelection = UncertainPoints()
-    strength: float = 1.0
+    strength: float = 100.0
     train: Train = Train()
 
     def __check_init__(self):

@@ -116,30 +116,32 @@ def _stopping(one: Arm, two: Arm, early: str, converged: str) -> Claim:
 def _laziness(name: str, arm: Arm) -> Claim:
     statement = f"width acts through laziness alone ({name})"
     reason = _reason(arm, arm.forgetting) or _reason(arm, arm.distance)
+    if reason is None and len(arm.forgetting) < FEWEST:
+        reason = f"needs {FEWEST} seeds or more"
     score = None
     if reason is None:
-        each = np.array(
-            [
-                _partial(arm.forgetting[s], np.log(arm.widths), np.log(arm.distance[s]))
-                for s in range(len(arm.forgetting))
-            ]
-        )
-        score = mean_score(each)
+        rows = np.arange(len(arm.forgetting))
+        whole = _partial(arm, rows)
+        # jackknife: pseudo-values of leaving out one seed
+        left = np.array([_partial(arm, rows[rows != s]) for s in rows])
+        score = mean_score(len(rows) * whole - (len(rows) - 1) * left)
     note = (
         "partial correlation of forgetting and log width given the log distance of the "
-        "weights from initialization, one a seed"
+        "weights from initialization, over all seeds and widths; jackknife over seeds"
     )
     return Claim(statement, score, Above(-0.2, 0.0), 20, note=note, reason=reason)
 
 
-def _partial(a: np.ndarray, b: np.ndarray, given: np.ndarray) -> float:
-    """The correlation of a and b, each without what is linear in `given`."""
+def _partial(arm: Arm, rows: np.ndarray) -> float:
+    """The correlation of forgetting and log width without what laziness explains."""
+    given = np.log(arm.distance[rows]).ravel()
+    design = np.stack([np.ones_like(given), given], axis=1)
 
     def left(values: np.ndarray) -> np.ndarray:
-        design = np.stack([np.ones_like(given), given], axis=1)
         return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
 
-    one, two = left(a), left(np.asarray(b, float))
+    width = np.broadcast_to(np.log(arm.widths), arm.distance[rows].shape).ravel()
+    one, two = left(arm.forgetting[rows].ravel()), left(width)
     size = np.linalg.norm(one) * np.linalg.norm(two)
     return float(one @ two / size) if size > 1e-12 else float("nan")
 
