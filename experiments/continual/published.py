@@ -200,3 +200,30 @@ def line(name: str, found: dict[str, Any]) -> str:
     cells = [f"{key} {scores[key]['value']:.4f}" for key in names]
     head, seconds = f"{name} ({found['setting']})", found["total seconds"]
     return f"{head}: {'; '.join(cells)}; {seconds:.0f} s"
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The table of the documentation, from a stored run."""
+    heads = (
+        "strategy",
+        "setting, units",
+        "accuracy, %",
+        "forgotten, points",
+        "ECE",
+        "time",
+        "published, %",
+    )
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, row in found["rows"].items():
+        scores = row["scores"]
+        cells = (
+            name.partition(": ")[2] or name,
+            f"{row['stream']}, 2x{row['width']}",
+            f"{100 * scores['average accuracy']['value']:.1f}",
+            f"{100 * scores['forgetting']['value']:.1f}",
+            f"{scores['final ece']['value']:.3f}",
+            f"{row['total seconds']:.0f} s",
+            row["published"] or "-",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ntkuq.cli.errors import UsageError
 
 
-if TYPE_CHECKING:
-    from ntkuq.cli.commands.problem import AbstractProblem
+class Placed(Protocol):
+    """Flags that say where and how precisely to compute."""
+
+    @property
+    def device(self) -> str:
+        """auto, cpu or gpu."""
+        ...
+
+    @property
+    def x64(self) -> bool:
+        """Networks in float64?"""
+        ...
 
 
-def choose_device(flags: AbstractProblem) -> None:
+def choose_device(flags: Placed) -> None:
     """Obey `--device` and `--x64`.
 
     Raises:

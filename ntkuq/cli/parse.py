@@ -101,7 +101,7 @@ def known_in(room: str, names: Sequence[str]) -> dict[str, str]:
     return {**_TOP, **dict.fromkeys(names, f"ntkuq.{room}")}
 
 
-_TOP = dict.fromkeys(STRATEGIES, "ntkuq")
+_TOP: dict[str, str] = dict.fromkeys(STRATEGIES, "ntkuq")
 
 
 def parse(text: str, known: Mapping[str, str] = _TOP) -> Any:

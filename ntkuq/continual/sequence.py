@@ -118,9 +118,10 @@ def run(
             trained = time.perf_counter() - began
             for seed, state in zip(missing, found, strict=True):
                 states[seed] = state
-                records[seed] = _record(state, starts[seed], tests, trained)
+                record = _record(state, starts[seed], tests, trained)
+                records[seed] = record
                 if kept is not None:
-                    kept.write(seed, number, chain, state, records[seed])
+                    kept.write(seed, number, chain, state, record)
         spent = time.perf_counter() - began
         for seed, record in enumerate(records):
             assert record is not None  # noqa: S101

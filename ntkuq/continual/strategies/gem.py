@@ -35,9 +35,9 @@ class Guard(AbstractWrapper):
     batch: int = eqx.field(static=True)
 
     def __call__(self, optimizer):
-        return optax.GradientTransformationExtraArgs(
-            eqx.Partial(_begin, optimizer), eqx.Partial(_guarded, self, optimizer)
-        )
+        begin: Any = eqx.Partial(_begin, optimizer)
+        step: Any = eqx.Partial(_guarded, self, optimizer)
+        return optax.GradientTransformationExtraArgs(begin, step)
 
 
 def _begin(optimizer: Any, params: PyTree) -> tuple:

@@ -42,9 +42,9 @@ class Watch(AbstractWrapper):
     penalty: DiagonalPenalty
 
     def __call__(self, optimizer):
-        return optax.GradientTransformationExtraArgs(
-            eqx.Partial(_begin, optimizer), eqx.Partial(_watch, self, optimizer)
-        )
+        begin: Any = eqx.Partial(_begin, optimizer)
+        step: Any = eqx.Partial(_watch, self, optimizer)
+        return optax.GradientTransformationExtraArgs(begin, step)
 
 
 def _begin(optimizer: Any, params: PyTree) -> _Watched:

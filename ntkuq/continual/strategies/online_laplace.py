@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -124,7 +124,8 @@ class OnlineLaplace(AbstractTraining):
     def penalty(self, state: Learned) -> Quadratic:
         """What the next training adds to its loss, beside the prior's own part."""
         memory, dtype = state.memory, state.memory.center[0].dtype
-        strength = self.strength / noise_factor(state.posterior) ** 2
+        found: Any = state.posterior
+        strength = self.strength / noise_factor(found) ** 2
         return Quadratic(
             jax.tree.map(
                 lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a,

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from ntkuq.continual.learned import Learned, point
@@ -43,7 +44,7 @@ def _projected(
     complement: Complement, optimizer: Any, updates, state, params=None, **extra
 ):
     updates, state = optimizer.update(updates, state, params, **extra)
-    flat, unravel = jax.flatten_util.ravel_pytree(updates)
+    flat, unravel = ravel_pytree(updates)
     basis = complement.basis
     return unravel(flat - basis.T @ (basis @ flat)), state
 
@@ -119,7 +120,7 @@ def _gradients(model: PyTree, x: PyTree, which: Array) -> Float[Array, "M P"]:
         def output(now: PyTree) -> Array:
             return forward(eqx.combine(now, model), a)[number]
 
-        return jax.flatten_util.ravel_pytree(jax.grad(output)(params))[0]
+        return ravel_pytree(jax.grad(output)(params))[0]
 
     return jax.lax.map(lambda pair: one(*pair), (x, which), batch_size=64)
 

@@ -94,7 +94,7 @@ class KernelRecursion(AbstractStrategy):
             )
         with jax.enable_x64(True):
             x = bnn.inputs(data.x, np.float64)
-            y = bnn.targets(data, np.float64)
+            y: Any = bnn.targets(data, np.float64)
             jacobian = _jacobian(bnn, x)
             shift = state.memory
             if shift is None:

@@ -123,8 +123,8 @@ class DarkReplay(AbstractTraining):
             one = jax.tree.map(lambda a: a[:1], seen.x)
             outputs = outputs_of(seen.bnn.model, one)
             buffer = Buffer.like(seen.x, seen.y, outputs, self.memory.points)
-        weights = (jnp.asarray(w, dtype) for w in (self.labels, self.outputs))
-        penalty = Rehearsal(buffer, *weights, self.batch)
+        labels, outputs = (jnp.asarray(w, dtype) for w in (self.labels, self.outputs))
+        penalty = Rehearsal(buffer, labels, outputs, self.batch)
         return Job(seen.bnn, seen.model, seen.x, seen.y, key, penalty=penalty)
 
     def learned(self, state, seen, trained, *, key):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -210,7 +211,8 @@ def _rank(x: np.ndarray, y: np.ndarray) -> Score:
     """Spearman's correlation with a 95 % interval by Fisher's z."""
     from scipy.stats import spearmanr
 
-    rho, n = float(spearmanr(x, y).statistic), len(x)
+    found: Any = spearmanr(x, y)
+    rho, n = float(found.statistic), len(x)
     # the variance of z for ranks: Fieller, Hartley, Pearson 1957
     half = 1.959964 * np.sqrt(1.06 / (n - 3))
     z = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))

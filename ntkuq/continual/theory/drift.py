@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -86,7 +86,7 @@ def drift(
         ridge = float(np.mean(np.asarray(before.likelihood.scale) ** 2))
     with jax.enable_x64(True):
         x, old = (before.inputs(part, np.float64) for part in (new.x, old_x))
-        y = before.targets(new, np.float64)
+        y: Any = before.targets(new, np.float64)
         example = jax.tree.map(lambda leaf: leaf[0], x)
         jacobian = Jacobian.at(before.model, example).cast(np.dtype(np.float64))
         other = Jacobian.at(after.model, example).cast(np.dtype(np.float64))
