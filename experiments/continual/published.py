@@ -214,7 +214,8 @@ def markdown(found: dict[str, Any]) -> str:
         "published, %",
     )
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, row in found["rows"].items():
+    for name in (name for name in ROWS if name in found["rows"]):
+        row = found["rows"][name]
         scores = row["scores"]
         cells = (
             name.partition(": ")[2] or name,

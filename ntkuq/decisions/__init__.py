@@ -1,5 +1,6 @@
 """Decisions: which point to observe next, from any posterior's predictions."""
 
+from ntkuq.decisions import active as active, bandits as bandits, search as search
 from ntkuq.decisions.acquisition import (
     BALD as BALD,
     UCB as UCB,

@@ -18,7 +18,15 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ensemble",
+        "laplace",
+        # its kernel and gradients take minutes to compile
+        pytest.param("ntk", marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize("acquisition", [LogEI(), Thompson()], ids=["logei", "ts"])
 def test_any_method_asks_for_a_batch(name, acquisition):
     box = Box(np.array([-1.0]), np.array([3.0]))

@@ -1,6 +1,7 @@
 """The commands, each a frozen dataclass: its fields are the flags."""
 
 from ntkuq.cli.commands.audit import Audit
+from ntkuq.cli.commands.bandit import Bandit
 from ntkuq.cli.commands.base import AbstractCommand as AbstractCommand
 from ntkuq.cli.commands.cite import Cite
 from ntkuq.cli.commands.compare import Compare
@@ -20,6 +21,7 @@ COMMANDS: dict[str, type[AbstractCommand]] = {
     "report": Report,
     "regime": Regime,
     "continual": Continual,
+    "bandit": Bandit,
     "audit": Audit,
     "data": Data,
     "cite": Cite,

@@ -1,0 +1,1 @@
+"""Experiments on decisions: bandits, Bayesian optimization, active learning."""

@@ -1,0 +1,1 @@
+"""Programs of other projects that run alone, beside ours."""

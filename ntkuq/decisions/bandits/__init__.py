@@ -1,0 +1,50 @@
+"""Neural contextual bandits: environments, policies, and the loop between them."""
+
+from ntkuq.decisions.bandits.coefficients import (
+    AbstractCoefficient as AbstractCoefficient,
+    Constant as Constant,
+    Evidence as Evidence,
+    InfiniteWidth as InfiniteWidth,
+    Progress as Progress,
+    Theoretical as Theoretical,
+)
+from ntkuq.decisions.bandits.covariances import (
+    AbstractCovariance as AbstractCovariance,
+    Diagonal as Diagonal,
+    FunctionSpace as FunctionSpace,
+    Kronecker as Kronecker,
+    LastLayer as LastLayer,
+)
+from ntkuq.decisions.bandits.environments import (
+    AbstractEnvironment as AbstractEnvironment,
+    Cosine as Cosine,
+    Quadratic as Quadratic,
+    Round as Round,
+    Rows as Rows,
+    Square as Square,
+    Synthetic as Synthetic,
+    Wheel as Wheel,
+    classification as classification,
+)
+from ntkuq.decisions.bandits.model import (
+    AbstractSchedule as AbstractSchedule,
+    Adam as Adam,
+    Every as Every,
+    Geometric as Geometric,
+    NeuralRewards as NeuralRewards,
+)
+from ntkuq.decisions.bandits.network import Perceptron as Perceptron
+from ntkuq.decisions.bandits.policies import (
+    UCB as UCB,
+    AbstractPolicy as AbstractPolicy,
+    EpsilonGreedy as EpsilonGreedy,
+    Greedy as Greedy,
+    Thompson as Thompson,
+    Uniform as Uniform,
+)
+from ntkuq.decisions.bandits.result import (
+    BanditResult as BanditResult,
+    Interval as Interval,
+)
+from ntkuq.decisions.bandits.run import run_bandit as run_bandit
+from ntkuq.decisions.bandits.tables import TABLES as TABLES, table as table

@@ -1,0 +1,149 @@
+"""`run_bandit`: a policy in an environment, over seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ntkuq.data import Checkpoint
+from ntkuq.decisions.bandits.environments import AbstractEnvironment
+from ntkuq.decisions.bandits.general import run_method
+from ntkuq.decisions.bandits.loop import LoopState, advance, begin_all
+from ntkuq.decisions.bandits.model import Every, NeuralRewards
+from ntkuq.decisions.bandits.network import Perceptron
+from ntkuq.decisions.bandits.policies import AbstractPolicy, Uniform
+from ntkuq.decisions.bandits.result import BanditResult
+from ntkuq.models import BNN
+from ntkuq.posteriors.base import AbstractMethod
+
+
+def run_bandit(
+    policy: AbstractPolicy,
+    environment: AbstractEnvironment,
+    problem: BNN | None = None,
+    *,
+    rounds: int,
+    keys: Array,
+    progress: Callable[[int, int], None] | None = None,
+    checkpoint: Path | None = None,
+) -> BanditResult:
+    """Play a policy for some rounds, once for each key.
+
+    With a `NeuralRewards` model all seeds run in one compiled program. With a method of
+    ntkuq each is fitted anew after `Geometric(20, growth=1.3)` rounds; before the first
+    fit, arms are random.
+
+    Args:
+        policy: such as `UCB(NeuralRewards())` or `Thompson(nq.Laplace())`.
+        environment: where the rewards come from.
+        problem: what a method solves: a network of the disjoint encoding, K d inputs
+            and one output (K = 1 where arms have their own contexts), with a
+            likelihood; by default 50 hidden units and Gaussian noise.
+        rounds: T.
+        keys: (S,) random keys, one a seed; policies with the same keys see the same
+            contexts.
+        progress: called with rounds done and rounds in all.
+        checkpoint: a file that is written after each training and read at the start: a
+            run that was killed goes on after the last one. `NeuralRewards` only.
+
+    Returns:
+        Regret, rewards and predictions of all rounds.
+
+    Raises:
+        ValueError: for rounds below 1, a model that is neither, or a reward that is not
+            finite.
+
+    >>> from ntkuq.decisions.bandits import Rows
+    >>> keys = jax.random.split(jax.random.key(0), 2)
+    >>> result = run_bandit(Uniform(), Rows(np.eye(3), np.eye(3)), rounds=30, keys=keys)
+    >>> result.regrets.shape
+    (2, 30)
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds: expected 1 or more, got {rounds}")
+    start = time.perf_counter()
+    model = policy.model
+    if isinstance(policy, Uniform):
+        idle = NeuralRewards(network=Perceptron(depth=0), schedule=Every(rounds + 1))
+        policy, model = Uniform(idle), idle
+    if isinstance(model, AbstractMethod):
+        if checkpoint is not None:
+            raise ValueError(
+                "checkpoint: expected a NeuralRewards model, got "
+                f"{type(model).__name__}: leave it out"
+            )
+        found = run_method(
+            policy, environment, problem, rounds=rounds, keys=keys, progress=progress
+        )
+    elif isinstance(model, NeuralRewards):
+        found = _neural(policy, environment, rounds, keys, progress, checkpoint)
+    else:
+        raise ValueError(
+            "policy: expected a model that is NeuralRewards or a method such as "
+            f"Laplace(), got {type(model).__name__}"
+        )
+    if not np.isfinite(found["rewards"]).all():
+        seed, at = np.argwhere(~np.isfinite(found["rewards"]))[0]
+        raise ValueError(
+            f"environment: expected finite rewards, got {found['rewards'][seed, at]} "
+            f"in round {at} of seed {seed}"
+        )
+    return BanditResult(**found, seconds=time.perf_counter() - start)
+
+
+def _neural(policy, environment, rounds, keys, progress, checkpoint):
+    model: NeuralRewards = policy.model
+    times = model.schedule.times(rounds)
+    states: LoopState = begin_all(model, environment, rounds, keys)
+    done, file = 0, None
+    if checkpoint is not None:
+        file = Checkpoint(checkpoint, _identity(policy, environment, rounds, keys))
+        stored = file.read()
+        if stored is not None:
+            done, states = _restored(stored, states)
+    stops = [*times, *(() if times and times[-1] == rounds else (rounds,))]
+    for stop in stops:
+        if stop <= done:
+            continue
+        fixed = (policy, environment, stop in times)
+        states = advance(fixed, states, jnp.asarray(done), jnp.asarray(stop))
+        done = stop
+        if file is not None:
+            leaves = jax.tree.leaves(states)
+            file.write(
+                {"done": np.asarray(done)}
+                | {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+            )
+        if progress is not None:
+            jax.block_until_ready(states.regret)
+            progress(done, rounds)
+    names = {"regrets": "regret", "rewards": "reward", "arms": "arm"}
+    names |= {name: name for name in ("mean", "std", "spread")}
+    found = {
+        to: np.asarray(getattr(states, of))[:, :rounds] for to, of in names.items()
+    }
+    first = times[0] if times else rounds
+    spread = found["spread"].copy()
+    spread[:, :first] = np.nan
+    return found | {"spread": spread}
+
+
+def _identity(policy, environment, rounds: int, keys: Array) -> str:
+    """A digest of all that determines the run."""
+    sha = hashlib.sha256(f"{policy!r} {environment!r} {rounds}".encode())
+    for leaf in jax.tree.leaves((policy, environment, jax.random.key_data(keys))):
+        sha.update(np.asarray(leaf).tobytes())
+    return sha.hexdigest()
+
+
+def _restored(stored, states: LoopState) -> tuple[int, LoopState]:
+    leaves, tree = jax.tree.flatten(states)
+    new = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))]
+    return int(stored["done"]), jax.tree.unflatten(tree, new)
