@@ -5,6 +5,7 @@ import tyro
 from experiments.agreement import Agreement
 from experiments.continual.published import Published
 from experiments.continual.width import Width
+from experiments.decisions.search import Search
 from experiments.ensembles import Ensembles
 from experiments.gp_images import Images
 from experiments.gp_uci import GaussianProcesses
@@ -39,6 +40,7 @@ EXPERIMENTS = {
     "race": Race,
     "scaling": Scaling,
     "scores": ScoreTimes,
+    "search": Search,
     "solvers": Solvers,
     "step-cost": StepCost,
     "steps": Steps,
