@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ntkuq.cli.errors import UsageError
 
 
+@runtime_checkable
 class Placed(Protocol):
     """Flags that say where and how precisely to compute."""
 

@@ -27,6 +27,7 @@ def test_it_writes_a_document_and_a_page_and_goes_on(tmp_path, capsys):
     for part in ("Calibration over time", "What is forgotten", "Accuracy of each task"):
         assert part in page
     assert "<script" not in page
+    assert "<image" not in page
     assert main(command) == 0
     assert "2 seeds stored" in capsys.readouterr().out
     assert (out / "report.html").read_text().count("<svg") == page.count("<svg")
