@@ -334,3 +334,34 @@ def test_training_lowers_the_loss(getkey):
     )
     trained = train(model, state, jnp.asarray(128))
     assert float(trained.noise) < 0.1
+
+
+def test_the_full_covariance_follows_a_new_ratio(getkey):
+    with jax.enable_x64(True):
+        weights, x, arm, reward = setting(getkey, NETWORKS[0])
+        covariance, ratio = nb.FunctionSpace(), jnp.asarray(0.3)
+        state = filled(covariance, weights, x, arm, reward, jnp.asarray(5.0))
+        # what the evidence does between two rounds
+        state = covariance.refit(state, None, ratio)
+        at = jax.random.normal(getkey(), (ARMS, FEATURES), jnp.float64)
+        every = jnp.arange(ARMS)
+        got = covariance.variance(state, values(weights, at, every), ratio)
+        g, new = dense(weights, x, arm), dense(weights, at, every)
+        z = 0.3 * jnp.eye(g.shape[1]) + g.T @ g
+        want = jnp.einsum("np,pq,nq->n", new, jnp.linalg.inv(z), new)
+        np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-8)
+
+
+def test_a_late_regret_has_an_exponent():
+    regrets = np.zeros((2, 1000))
+    regrets[0, 200:] = 1.0
+    empty = np.zeros((2, 1000))
+    result = nb.BanditResult(regrets, empty, empty, empty, empty, empty, 0.0)
+    # from none to linear regret: more than linear on logarithms; none at all is none
+    assert result.exponents[0] > 1.0
+    assert np.isnan(result.exponents[1])
+
+
+def test_theory_asks_for_a_followed_determinant():
+    with pytest.raises(ValueError, match="LastLayer"):
+        nb.NeuralRewards(covariance=nb.Diagonal(), coefficient=nb.InfiniteWidth())

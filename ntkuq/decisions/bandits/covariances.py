@@ -255,7 +255,8 @@ class FunctionSpace(AbstractCovariance):
 
     def refit(self, state, seen, ratio):
         if not self.relinearize:
-            return state
+            # the gradients stay, but the ratio may be another one
+            return self._inverted(state, ratio)
 
         def step(carry, chunk):
             s, start = carry
@@ -283,6 +284,10 @@ class FunctionSpace(AbstractCovariance):
 
         zero = jax.tree.map(jnp.zeros_like, state)
         s, _ = _each(seen, (zero, jnp.zeros((), jnp.int32)), step)
+        return self._inverted(s, ratio)
+
+    def _inverted(self, s, ratio):
+        """The state with the inverse Cholesky factor for this ratio."""
         every = [
             Factor(d, i, b) for d, i, b in zip(s.delta, s.inputs, s.block, strict=True)
         ]

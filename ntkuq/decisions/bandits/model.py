@@ -6,8 +6,17 @@ import abc
 
 import equinox as eqx
 
-from ntkuq.decisions.bandits.coefficients import AbstractCoefficient, Evidence
-from ntkuq.decisions.bandits.covariances import AbstractCovariance, LastLayer
+from ntkuq.decisions.bandits.coefficients import (
+    AbstractCoefficient,
+    Evidence,
+    InfiniteWidth,
+    Theoretical,
+)
+from ntkuq.decisions.bandits.covariances import (
+    AbstractCovariance,
+    FunctionSpace,
+    LastLayer,
+)
 from ntkuq.decisions.bandits.network import Perceptron
 
 
@@ -98,6 +107,10 @@ class NeuralRewards(eqx.Module):
         training: how.
         delay: rounds until a reward is known.
 
+    Raises:
+        ValueError: for a negative delay, or a coefficient of the theory with a
+            covariance whose log-determinant is not followed.
+
     >>> NeuralRewards().delay
     0
     """
@@ -112,3 +125,10 @@ class NeuralRewards(eqx.Module):
     def __check_init__(self):
         if self.delay < 0:
             raise ValueError(f"delay: expected 0 or more rounds, got {self.delay}")
+        theory = isinstance(self.coefficient, Theoretical | InfiniteWidth)
+        if theory and not isinstance(self.covariance, LastLayer | FunctionSpace):
+            raise ValueError(
+                f"{type(self.coefficient).__name__}: expected LastLayer() or "
+                "FunctionSpace(), whose log-determinant grows by ln(1 + variance) a "
+                f"round, got {type(self.covariance).__name__}"
+            )

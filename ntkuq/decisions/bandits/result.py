@@ -81,18 +81,19 @@ class BanditResult:
     def exponents(self) -> Float[np.ndarray, " S"]:
         r"""c of $R_t \propto t^c$ by least squares on logarithms, for each seed.
 
-        The fit takes 50 rounds spread evenly in ln t over the last nine tenths; NaN for
-        a seed without regret there.
+        The fit takes 50 rounds spread evenly in ln t over the last nine tenths, from
+        the first of them with regret on; NaN for a seed with fewer than two such.
         """
         rounds = self.regrets.shape[1]
         at = np.unique(np.geomspace(max(rounds // 10, 1), rounds, 50).astype(int)) - 1
         curve = np.cumsum(self.regrets, axis=1, dtype=np.float64)[:, at]
         found = np.full(len(curve), np.nan)
-        logs = np.log(at + 1.0)
-        logs -= logs.mean()
         for seed, row in enumerate(curve):
-            if row[0] > 0 and len(at) > 1:
-                found[seed] = logs @ np.log(row) / (logs @ logs)
+            regretted = row > 0
+            if regretted.sum() > 1:
+                logs = np.log(at[regretted] + 1.0)
+                logs -= logs.mean()
+                found[seed] = logs @ np.log(row[regretted]) / (logs @ logs)
         return found
 
     @property
