@@ -118,7 +118,8 @@ class Within(AbstractRule):
     """Confirmed where the whole interval lies inside `yes`, refuted outside `no`.
 
     Args:
-        yes, no: two ends each; an end of `no` may be infinite.
+        yes, no: two ends each; an end of `no`, and the lower one of `yes`, may be
+            infinite.
 
     >>> rule = Within((0.2, 0.3), (0.0, 0.5))
     >>> rule.decide(0.24, 0.26), rule.decide(0.6, 0.7), rule.decide(0.1, 0.26)
@@ -136,7 +137,8 @@ class Within(AbstractRule):
 
     @property
     def confirm(self):
-        return f"from {self.yes[0]:g} to {self.yes[1]:g}"
+        low, high = self.yes
+        return f"from {low:g} to {high:g}" if np.isfinite(low) else f"at most {high:g}"
 
     @property
     def refute(self):

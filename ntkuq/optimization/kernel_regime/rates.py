@@ -59,11 +59,13 @@ def lazy_rate(rate: float) -> Claim:
     asks for more than the lazy rate does, as for η = 1, beyond what confirms.
     """
     lazy = (1 - rate) ** 2
+    # no contraction is below 0, but rounding may put the end of its interval there
+    least = lazy - CLOSE if lazy > CLOSE else -np.inf
     return Claim(
         f"natural gradient with step {rate:g} contracts by {lazy:.4g} a step",
         None,
         Within(
-            (max(lazy - CLOSE, 0.0), lazy + CLOSE),
+            (least, lazy + CLOSE),
             (-np.inf, max(1 - rate, lazy + CLOSE)),
         ),
         7,
