@@ -3,51 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
-import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
-import optax
 
-import ntkuq as nq
+from experiments.decisions.search_runs import BOTORCH, SOBOL, stored
 from experiments.record import save
-from ntkuq.decisions import LogEI
-from ntkuq.decisions.search import (
-    BayesOpt,
-    Benchmark,
-    Minimize,
-    Retrained,
-    ackley,
-    branin,
-    hartmann6,
-)
+from ntkuq.decisions.search import Benchmark, ackley, branin, hartmann6
+from ntkuq.decisions.search.calibration import calibration
 
 
 #: What is to be reached, in the units of the objective.
 GOAL = 1e-3
+HEADINGS = (
+    "function",
+    "method",
+    "median regret",
+    "quartiles",
+    f"evaluations to {GOAL:g}",
+    "s a round",
+    "RMS z",
+    "0.8 interval holds",
+)
 FUNCTIONS = {"branin": branin, "hartmann6": hartmann6, "ackley10": ackley}
-#: Evaluations of a search by size, the initial 2 D among them.
-BUDGETS = {
-    "smoke": {"branin": 7},
-    "cpu": {"branin": 40, "hartmann6": 60},
-    "gpu": {"branin": 40, "hartmann6": 120, "ackley10": 200},
+
+
+class Task(NamedTuple):
+    """Evaluations of a search, the first 2 D among them, and how many searches."""
+
+    budget: int
+    seeds: int
+
+
+SIZES = {
+    "smoke": {"branin": Task(7, 2)},
+    "cpu": {
+        "branin": Task(40, 20),
+        "hartmann6": Task(60, 20),
+        "ackley10": Task(60, 5),
+    },
+    "gpu": {
+        "branin": Task(40, 50),
+        "hartmann6": Task(120, 50),
+        "ackley10": Task(200, 20),
+    },
 }
-PEER = Path(__file__).parent / "peers" / "botorch_search.py"
-
-
-def surrogates() -> dict[str, Any]:
-    """Methods that are compared; the plain GP first."""
-    train = nq.Train(optax.adam(1e-2), steps=300)
-    return {
-        "GP": nq.GP(),
-        "NTK-GP": nq.NTKGP(),
-        "Laplace": Retrained(nq.MAP(train, rounds=2), nq.Laplace()),
-        "ensemble": nq.DeepEnsemble(5, train=train),
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,91 +56,85 @@ class Search:
     """Simple regret of GP, NTK-GP, Laplace and ensemble; with BoTorch where given."""
 
     size: Literal["smoke", "cpu", "gpu"] = "cpu"
-    """Functions and evaluations."""
-    methods: tuple[str, ...] = ("GP",)
-    """Of GP, NTK-GP, Laplace, ensemble."""
-    seeds: int = 20
-    """Searches of each function and method."""
+    """Functions, evaluations and seeds."""
+    methods: tuple[str, ...] = (SOBOL, "GP")
+    """Of Sobol points, GP, NTK-GP, Laplace, ensemble."""
+    functions: tuple[str, ...] = tuple(FUNCTIONS)
+    """Of those of the size."""
     botorch_python: Path | None = None
     """A Python with botorch; without it only ours runs."""
-    out: Path = Path("runs/experiments/search.json")
-    """The document."""
+    out: Path = Path("runs/experiments")
+    """Directory of the documents, one a search; kept where present."""
 
     def execute(self) -> None:
-        """Run, print the medians, write the document."""
-        found: dict[str, dict[str, Any]] = {}
-        for name, budget in BUDGETS[self.size].items():
-            function, rows = FUNCTIONS[name](), {}
-            for label in self.methods:
-                runs = [one(label, function, s, budget) for s in range(self.seeds)]
-                rows[label] = summary(runs)
-            if self.botorch_python is not None:
-                initial = 2 * function.box.size
-                rows["BoTorch"] = summary(self.peer(name, initial, budget))
-            found[name] = rows
-            print(f"\n{name}, {self.seeds} seeds\n\n{markdown(rows)}", flush=True)
-        content = {"size": self.size, "seeds": self.seeds, "functions": found}
-        print(f"\nwritten {save(self.out, 'search', content)}")
-
-    def peer(self, name: str, initial: int, budget: int) -> list[dict[str, Any]]:
-        """What BoTorch finds from its own Sobol points."""
-        options = {
-            "function": name,
-            "seeds": self.seeds,
-            "initial": initial,
-            "budget": budget,
-        }
-        command = [str(self.botorch_python), str(PEER)]
-        command += [f"--{key}={value}" for key, value in options.items()]
-        done = subprocess.run(command, capture_output=True, check=True, text=True)  # noqa: S603 - the user's own Python
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        """Run, print the medians, write one document."""
+        found: dict[str, Any] = {}
+        for name, task in SIZES[self.size].items():
+            if name not in self.functions:
+                continue
+            function = FUNCTIONS[name]()
+            peers = () if self.botorch_python is None else tuple(BOTORCH)
+            rows = {
+                label: summary(
+                    function,
+                    stored(
+                        label,
+                        function,
+                        range(task.seeds),
+                        task.budget,
+                        python=self.botorch_python,
+                        out=self.out / "search",
+                    ),
+                )
+                for label in (*self.methods, *peers)
+            }
+            found[name] = {**task._asdict(), "rows": rows}
+        print(f"\n{markdown(found)}")
+        content = {"size": self.size, "goal": GOAL, "functions": found}
+        print(f"\nwritten {save(self.out / 'search.json', 'search', content)}")
 
 
-def one(label: str, function: Benchmark, seed: int, budget: int) -> dict[str, Any]:
-    """One search: regret after each evaluation, seconds, calibration."""
-    build = nq.models.mlp(function.box.size, 1, width=32, depth=2)
-    bnn = nq.BNN(nq.Network(build), nq.Gaussian(0.01), scaling=nq.Standardize())
-    search = BayesOpt(surrogates()[label], LogEI(), function.box, direction=Minimize())
-    state = search.init(bnn, key=jax.random.key(seed))
-    start = time.perf_counter()
-    while len(state.y) < budget:
-        x, state = search.ask(state)
-        state = search.tell(state, x, function(x))
-    seconds = (time.perf_counter() - start) / budget
-    regret = np.maximum(state.trace - function.minimum, 0.0)
-    return {
-        "seed": seed,
-        "regret": regret.tolist(),
-        "seconds_per_round": seconds,
-        "calibration": state.calibration.to_dict(),
-    }
-
-
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Median and quartiles of the regret over seeds, and when the goal is reached."""
-    regret = np.array([run["regret"] for run in runs])
+def summary(function: Benchmark, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Regret over seeds, when the median reaches the goal, and calibration."""
+    y = np.array([run["y"] for run in runs])
+    regret = np.maximum(np.minimum.accumulate(y, axis=1) - function.minimum, 0.0)
     lower, median, upper = np.quantile(regret, [0.25, 0.5, 0.75], axis=0)
     reached = np.flatnonzero(median <= GOAL)
+    # what was not predicted is null in the files
+    chosen = calibration(
+        *(
+            np.concatenate([np.array(run[name], np.float64) for run in runs])
+            for name in ("y", "mean", "std")
+        )
+    )
     return {
         "median": median.tolist(),
         "lower": lower.tolist(),
         "upper": upper.tolist(),
+        "final": regret[:, -1].tolist(),
         "evaluations to the goal": int(reached[0]) + 1 if reached.size else None,
         "seconds_per_round": float(np.median([r["seconds_per_round"] for r in runs])),
-        "runs": runs,
+        "calibration": {k: v for k, v in chosen.to_dict().items() if k != "blocks"},
+        "median_abs_z": float(np.median(np.abs(chosen.z))) if chosen.z.size else None,
     }
 
 
-def markdown(rows: dict[str, Any]) -> str:
-    """One row a method."""
-    lines = [
-        f"| | median regret | quartiles | evaluations to {GOAL:g} | s a round |",
-        "|---|---|---|---|---|",
-    ]
-    for label, row in rows.items():
-        ends = f"{row['lower'][-1]:.2g} to {row['upper'][-1]:.2g}"
-        lines.append(
-            f"| {label} | {row['median'][-1]:.2g} | {ends} | "
-            f"{row['evaluations to the goal']} | {row['seconds_per_round']:.3f} |"
-        )
+def markdown(functions: dict[str, Any]) -> str:
+    """One row a function and method."""
+    lines = [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
+    for name, found in functions.items():
+        title = f"{name}, {found['seeds']} seeds, {found['budget']} evaluations"
+        for label, row in found["rows"].items():
+            chosen = row["calibration"]
+            cells = [title, label, f"{row['median'][-1]:.2g}"]
+            cells.append(f"{row['lower'][-1]:.2g} to {row['upper'][-1]:.2g}")
+            cells.append(str(row["evaluations to the goal"] or "—"))
+            if chosen["count"]:
+                cells.append(f"{row['seconds_per_round']:.2f}")
+                cells.append(f"{chosen['rms_z']:.2f}")
+                cells.append(f"{chosen['coverage']['0.8']:.2f}")
+            else:
+                cells += ["—", "—", "—"]
+            lines.append("| " + " | ".join(cells) + " |")
+            title = ""
     return "\n".join(lines)

@@ -2,7 +2,9 @@
 
 import itertools
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -23,7 +25,7 @@ from ntkuq.decisions.active import (
     classes,
     gaussian,
 )
-from ntkuq.decisions.active.queries import conditioned
+from ntkuq.decisions.active.joint import conditioned
 from ntkuq.models.hyperparameters import Fixed
 
 
@@ -180,6 +182,51 @@ def test_queries_choose_different_points_by_key(fitted, query, getkey):
     assert np.array_equal(found.indices, again.indices)
     with pytest.raises(ValueError, match="from 1 to 5"):
         query(fitted, POOL, 6, key=key)
+
+
+@eqx.filter_jit
+def left(c, sets):
+    """Mean variance and entropy of targets after each set of candidates is observed."""
+
+    def one(rows):
+        after, _ = jax.lax.scan(lambda c, row: (c.given(row), None), c, rows)
+        variance, noise = (a[len(c.pool) :] for a in (after.variance, after.noise))
+        return jnp.stack([variance.mean(), 0.5 * jnp.log(variance + noise).mean()])
+
+    return jax.vmap(one)(sets)
+
+
+def test_queries_leave_less_uncertainty_than_points_at_random(fitted, getkey):
+    pool = np.asarray(jax.random.uniform(getkey(), (40, 1), minval=-4, maxval=4))
+    rng = np.random.default_rng(0)
+    drawn = np.stack([rng.choice(40, 4, replace=False) for _ in range(40)])
+    with jax.enable_x64(True):
+        c = conditioned(fitted, pool, None)
+        each = np.asarray(left(c, jnp.arange(40)[:, None]))
+        random = np.asarray(left(c, jnp.asarray(drawn)))
+        for at, query in enumerate([VarianceReduction(), EPIG()]):
+            rows = query(fitted, pool, 4, key=getkey()).indices
+            # the first point is the best of all
+            assert np.isclose(each[rows[0], at], each[:, at].min(), rtol=1e-6)
+            # greedy steps beat each of the random sets, and so their mean
+            found = left(c, jnp.asarray(rows[None]))[0, at]
+            assert found < random[:, at].min() < random[:, at].mean()
+
+
+def test_core_set_radius_is_below_twice_the_best(fitted, getkey):
+    pool = np.asarray(jax.random.normal(getkey(), (12, 1)), np.float64)
+    known = np.array([[0.0]])
+    scaled = np.asarray(fitted.bnn.inputs(pool))
+    first = np.asarray(fitted.bnn.inputs(known))
+
+    def radius(rows):
+        centers = np.concatenate([first, scaled[list(rows)]])
+        return np.abs(scaled - centers.T).min(axis=1).max()
+
+    found = CoreSet()(fitted, pool, 3, labeled_x=known, key=getkey())
+    best = min(radius(rows) for rows in itertools.combinations(range(12), 3))
+    # Gonzalez 1985
+    assert radius(found.indices) <= 2 * best + 1e-6
 
 
 def learning_problem(key):

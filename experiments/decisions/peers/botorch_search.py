@@ -1,7 +1,12 @@
-"""BoTorch's GP with LogEI on a benchmark: one JSON line a seed. Runs alone."""
+"""BoTorch's GP with LogEI on a benchmark: one JSON line a search. Runs alone.
 
-import argparse
+What to do is read from standard input: `function`, `noise` ("inferred" is the default
+of `SingleTaskGP`, "exact" sets it as known), `budget`, and for each seed of `seeds` its
+`starts`, positions in the unit cube.
+"""
+
 import json
+import sys
 import time
 import warnings
 
@@ -21,54 +26,53 @@ FUNCTIONS = {
     "hartmann6": lambda: Hartmann(dim=6, negate=True),
     "ackley10": lambda: Ackley(dim=10, negate=True),
 }
+#: Variance of the noise of an exact objective over that of its values.
+EXACT = 1e-8
 
 
-def run(name: str, seed: int, initial: int, budget: int) -> dict:
-    """The best values so far of one search, and its seconds."""
+def run(name: str, noise: str, starts: list, seed: int, budget: int) -> dict:
+    """The values found by one search, what was predicted of them, and its seconds."""
     torch.manual_seed(seed)
     function = FUNCTIONS[name]().to(torch.float64)
     bounds = function.bounds
     side = bounds[1] - bounds[0]
     dim = bounds.shape[1]
-    unit = torch.quasirandom.SobolEngine(dim, scramble=True, seed=seed).draw(initial)
-    u = unit.to(torch.float64)
+    u = torch.tensor(starts, dtype=torch.float64)
     y = function(bounds[0] + side * u).unsqueeze(-1)
     cube = torch.stack([torch.zeros(dim), torch.ones(dim)]).to(torch.float64)
-    start = time.perf_counter()
+    mean, std = [float("nan")] * len(u), [float("nan")] * len(u)
+    start, initial = time.perf_counter(), len(u)
     while len(u) < budget:
-        # the objective is exact: its noise is set, as on the other side
-        noise = torch.full_like(y, 1e-8) * y.var()
-        model = SingleTaskGP(u, y, noise, outcome_transform=Standardize(1))
+        known = torch.full_like(y, EXACT) * y.var() if noise == "exact" else None
+        model = SingleTaskGP(u, y, known, outcome_transform=Standardize(1))
         fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
         acquisition = LogExpectedImprovement(model, best_f=y.max())
         new, _ = optimize_acqf(acquisition, cube, q=1, num_restarts=10, raw_samples=512)
+        with torch.no_grad():
+            guess = model.posterior(new, observation_noise=noise != "exact")
+        mean.append(guess.mean.item())
+        std.append(guess.variance.sqrt().item())
         u = torch.cat([u, new])
         y = torch.cat([y, function(bounds[0] + side * new).unsqueeze(-1)])
     seconds = time.perf_counter() - start
-    best = torch.cummax(y[:, 0], 0).values
-    regret = [max(function.optimal_value - b, 0.0) for b in best.tolist()]
     return {
-        "function": name,
-        "seed": seed,
-        "regret": regret,
-        "seconds_per_round": seconds / (budget - initial),
+        "y": y[:, 0].tolist(),
+        "mean": mean,
+        "std": std,
+        "minimum": function.optimal_value * -1.0,
+        "seconds_per_round": seconds / max(budget - initial, 1),
         "version": botorch.__version__,
     }
 
 
 def main() -> None:
-    """Print a line for each seed."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--function", choices=FUNCTIONS, required=True)
-    parser.add_argument("--seeds", type=int, required=True)
-    parser.add_argument("--initial", type=int, required=True)
-    parser.add_argument("--budget", type=int, required=True)
-    given = parser.parse_args()
+    """Print a line for each search."""
+    given = json.load(sys.stdin)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    for seed in range(given.seeds):
-        print(json.dumps(run(given.function, seed, given.initial, given.budget)))
-        print(end="", flush=True)
+    for seed, starts in zip(given["seeds"], given["starts"], strict=True):
+        found = run(given["function"], given["noise"], starts, seed, given["budget"])
+        print(json.dumps({"seed": seed, **found}), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from ntkuq.decisions.search.calibration import ChosenCalibration, calibration
 
 
 if TYPE_CHECKING:
-    from ntkuq.decisions.active.learning import ActiveState
+    from ntkuq.decisions.active.state import ActiveState
 
 
 SCHEMA = "ntkuq/active/1"

@@ -1,6 +1,6 @@
 """Bayesian optimization: search a box with any method as the surrogate."""
 
-from ntkuq.decisions.search.bayesopt import Asked as Asked, BayesOpt as BayesOpt
+from ntkuq.decisions.search.bayesopt import BayesOpt as BayesOpt
 from ntkuq.decisions.search.box import Box as Box
 from ntkuq.decisions.search.calibration import ChosenCalibration as ChosenCalibration
 from ntkuq.decisions.search.functions import (
@@ -24,4 +24,8 @@ from ntkuq.decisions.search.objective import (
 )
 from ntkuq.decisions.search.propose import Optimizer as Optimizer
 from ntkuq.decisions.search.retrain import Retrained as Retrained
-from ntkuq.decisions.search.state import Best as Best, SearchState as SearchState
+from ntkuq.decisions.search.state import (
+    Asked as Asked,
+    Best as Best,
+    SearchState as SearchState,
+)

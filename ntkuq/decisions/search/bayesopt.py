@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike
 
 from ntkuq.data import Dataset
 from ntkuq.decisions.acquisition import (
@@ -18,32 +15,18 @@ from ntkuq.decisions.acquisition import (
     LogEI,
     Thompson,
 )
+from ntkuq.decisions.search.batch import choose
 from ntkuq.decisions.search.box import Box
-from ntkuq.decisions.search.fitted import FittedPosterior
-from ntkuq.decisions.search.gp import PaddedGP, padded
-from ntkuq.decisions.search.models import fit, padded_covariance
 from ntkuq.decisions.search.objective import (
     AbstractDirection,
     AbstractNoise,
     Exact,
     Maximize,
 )
-from ntkuq.decisions.search.propose import Optimizer, Problem, ascend, wander
-from ntkuq.decisions.search.state import SearchState
-from ntkuq.decisions.search.surrogate import AbstractSurrogate
+from ntkuq.decisions.search.propose import Optimizer
+from ntkuq.decisions.search.state import Asked, SearchState, asked
 from ntkuq.models import BNN
 from ntkuq.posteriors.base import AbstractMethod
-
-
-#: Why the acquisition of a posterior is climbed by random steps.
-WHY = "predictions of a posterior change precision inside and are not traced"
-
-
-class Asked(NamedTuple):
-    """Points to evaluate next, (n, D), and the state that remembers them."""
-
-    x: Float[np.ndarray, "n D"]
-    state: SearchState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,8 +155,8 @@ class BayesOpt:
                 len(state.y) + n, key=jax.random.fold_in(state.key, 0)
             )
             x = self.bounds.scaled(design[len(state.y) :])
-            return _asked(state, x, np.full((n, 2), np.nan), {"chosen by": "Sobol"})
-        return self._ask(state, n, key)
+            return asked(state, x, np.full((n, 2), np.nan), {"chosen by": "Sobol"})
+        return choose(self, state, n, key)
 
     def tell(
         self,
@@ -232,150 +215,3 @@ class BayesOpt:
         }
         joined = {k: np.concatenate([getattr(state, k), v]) for k, v in more.items()}
         return dataclasses.replace(state, **joined, pending=pending)
-
-    def _ask(self, state: SearchState, n: int, key: Array) -> Asked:
-        covariance = padded_covariance(
-            self.method, state.bnn, self.bounds, key=jax.random.key(0)
-        )
-        models = self._models(state, covariance, n, jax.random.fold_in(key, 0))
-        first = models[0].surrogate
-        dtype = np.float64
-        if isinstance(first, FittedPosterior):
-            dtype = np.asarray(first.side).dtype
-        double = isinstance(first, PaddedGP)
-        with jax.enable_x64(True) if double else contextlib.nullcontext():
-            reason = None if double else WHY
-            smooth = self._smooth(state, first, dtype)
-            points, guesses, values = self._batch(
-                state, [m.surrogate for m in models], smooth, n, dtype, reason, key
-            )
-        diagnostics: dict[str, Any] = {
-            "chosen by": "gradients" if reason is None else "random steps",
-            "no gradients because": reason,
-            "acquisition": values,
-            "rows": padded(len(state.y) + n) if double else None,
-        }
-        theta = np.stack([m.theta for m in models])
-        if not self.noise.exact():
-            state = dataclasses.replace(state, smooth=state.sign * smooth)
-        state = dataclasses.replace(state, theta=theta)
-        return _asked(state, points, guesses, diagnostics)
-
-    def _models(self, state, covariance, n, key):
-        """The surrogate of the objective, then those of the constraints."""
-        columns = np.column_stack([state.sign * state.y, state.constraints])
-        # what failed counts as the worst seen, so that the search moves away
-        worst = np.nanmin(columns, axis=0)
-        columns = np.where(np.isnan(columns), worst, columns)
-        tuned = state.theta.size > 0 and state.rounds % self.refit != 0
-        return [
-            fit(
-                self.method,
-                covariance,
-                state.bnn,
-                self.bounds,
-                state.x,
-                column if number else state.sign * column,
-                sign=1.0 if number else state.sign,
-                exact=self.noise.exact(),
-                rows=len(state.y) + n,
-                theta=state.theta[number] if state.theta.size else None,
-                tuned=tuned,
-                key=jax.random.fold_in(key, number),
-            )
-            for number, column in enumerate(columns.T)
-        ]
-
-    def _smooth(self, state: SearchState, model: AbstractSurrogate, dtype: Any):
-        """Values of the points told, to be maximized; where noisy, posterior means."""
-        if self.noise.exact():
-            return state.sign * state.y
-        size = padded(len(state.y))
-        u = np.full((size, self.bounds.size), 0.5)
-        u[: len(state.y)] = self.bounds.unit(state.x)
-        mean = model.moments(jnp.asarray(u.astype(dtype))).mean
-        return np.asarray(mean, np.float64)[: len(state.y)]
-
-    def _batch(self, state, models, smooth, n, dtype, reason, key):
-        objective, *rest = models
-        rows = np.flatnonzero(state.feasible)
-        best = smooth[rows].max() if rows.size else -np.inf
-        units = self.bounds.unit(state.x)
-        size = padded(len(state.y) + n)
-        taken = np.full((size, self.bounds.size), -1.0)
-        # a noisy objective may be asked again where it was
-        told = len(state.y) if self.noise.exact() or self._whole() else 0
-        taken[:told] = units[:told]
-        believes = isinstance(objective, PaddedGP) or isinstance(
-            self.acquisition, Thompson
-        )
-        pending = np.zeros((0 if believes or n == 1 else n, self.bounds.size))
-        grid = np.where(np.asarray(self.bounds.integer), self.bounds.side, 0.0)
-        slope = _slope(units, smooth)
-        order = np.argsort(-np.nan_to_num(smooth, nan=-np.inf))[:3]
-        points, guesses, values = [], [], []
-        for number in range(n):
-            one = jax.random.fold_in(key, number + 1)
-            raw = self._raw(units[order], one)
-            problem = Problem(
-                objective=objective,
-                constraints=tuple(rest),
-                acquisition=self.acquisition,
-                best=jnp.asarray(np.asarray(best, dtype)),
-                taken=jnp.asarray(taken.astype(dtype)),
-                known=jnp.arange(size) < told + number,
-                grid=jnp.asarray(grid.astype(dtype)),
-                pending=jnp.asarray(pending.astype(dtype)),
-                count=jnp.asarray(number if len(pending) else 0),
-                slope=jnp.asarray(np.asarray(slope, dtype)),
-            )
-            search = ascend if reason is None else wander
-            found = search(problem, jnp.asarray(raw.astype(dtype)), self.optimizer, one)
-            x = self.bounds.scaled(np.asarray(found.u)[None])
-            u = self.bounds.unit(x)[0]
-            points.append(x[0])
-            values.append(float(found.value))
-            spread = np.hypot(
-                float(found.moments.std), float(np.asarray(objective.noise()))
-            )
-            guesses.append([state.sign * float(found.moments.mean), spread])
-            taken[told + number] = u
-            if len(pending):
-                pending[number] = u
-            if number + 1 < n and isinstance(objective, PaddedGP):
-                at = jnp.asarray(u)
-                objective = objective.believe(at)
-                rest = [model.believe(at) for model in rest]
-        return np.stack(points), np.asarray(guesses), values
-
-    def _raw(self, top: np.ndarray, key: Array) -> np.ndarray:
-        """Sobol points, and normal steps of several sizes from the best points."""
-        drawn, near = jax.random.split(key)
-        spread = self.bounds.spread(self.optimizer.candidates, key=drawn)
-        count, size = self.optimizer.near, self.bounds.size
-        seed = int(jax.random.randint(near, (), 0, 2**31 - 1))
-        rng = np.random.default_rng(seed)
-        width = 10.0 ** rng.uniform(-3.0, -0.7, (count, 1))
-        centers = top[rng.integers(len(top), size=count)]
-        steps = centers + width * rng.standard_normal((count, size))
-        return np.concatenate([spread, np.clip(steps, 0.0, 1.0)])
-
-    def _whole(self) -> bool:
-        return bool(np.all(np.asarray(self.bounds.integer)))
-
-
-def _asked(state, x, guesses, diagnostics) -> Asked:
-    pending = np.concatenate([state.pending, np.column_stack([x, guesses])])
-    return Asked(
-        x, dataclasses.replace(state, pending=pending, diagnostics=diagnostics)
-    )
-
-
-def _slope(u: np.ndarray, y: np.ndarray) -> float:
-    """The steepest secant of the values, per length in the unit cube."""
-    ok = np.isfinite(y)
-    u, y = u[ok], y[ok]
-    distance = np.sqrt(np.sum((u[:, None] - u) ** 2, axis=-1))
-    rise = np.abs(y[:, None] - y)
-    far = distance > 1e-6
-    return float(np.max(rise[far] / distance[far])) if far.any() else 1.0

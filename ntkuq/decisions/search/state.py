@@ -151,3 +151,23 @@ ARRAYS = (
     "theta",
     "pending",
 )
+
+
+class Asked(NamedTuple):
+    """Points to evaluate next, (n, D), and the state that remembers them."""
+
+    x: Float[np.ndarray, "n D"]
+    state: SearchState
+
+
+def asked(
+    state: SearchState,
+    x: Float[np.ndarray, "n D"],
+    guesses: Float[np.ndarray, "n 2"],
+    diagnostics: dict[str, Any],
+) -> Asked:
+    """Points, and the state that remembers them and what is predicted of each."""
+    pending = np.concatenate([state.pending, np.column_stack([x, guesses])])
+    return Asked(
+        x, dataclasses.replace(state, pending=pending, diagnostics=diagnostics)
+    )
