@@ -4,7 +4,11 @@ import tyro
 
 from experiments.agreement import Agreement
 from experiments.continual.published import Published
+from experiments.continual.race import ContinualRace
 from experiments.continual.width import Width
+from experiments.decisions.active import Active
+from experiments.decisions.bandit_race import BanditRace
+from experiments.decisions.bandits import Bandits
 from experiments.decisions.search import Search
 from experiments.ensembles import Ensembles
 from experiments.gp_images import Images
@@ -25,14 +29,18 @@ from experiments.uci import UCI
 
 
 EXPERIMENTS = {
+    "active": Active,
     "uci": UCI,
     "width": Width,
     "gp-uci": GaussianProcesses,
     "gp-images": Images,
     "agreement": Agreement,
     "autoencoder": Autoencoder,
+    "bandit-race": BanditRace,
+    "bandits": Bandits,
     "conditions": ConditionsStudy,
     "continual": Published,
+    "continual-race": ContinualRace,
     "ensembles": Ensembles,
     "reference": Reference,
     "kernels": Kernels,

@@ -12,22 +12,30 @@ from ntkuq.decisions.bandits import (
     AbstractEnvironment,
     AbstractPolicy,
     NeuralRewards,
+    Refitted,
     Uniform,
     table,
 )
 from ntkuq.posteriors.base import AbstractMethod
+from ntkuq.report.bandit.page import WORDS
 
 
 #: Names that the flags of this command may call beside those of all commands.
 BANDIT = (
     "UCB",
     "Thompson",
+    "JointThompson",
     "Greedy",
     "EpsilonGreedy",
     "Uniform",
     "NeuralRewards",
+    "Refitted",
     "Perceptron",
     "Kronecker",
+    "LowRank",
+    "Immediate",
+    "Delayed",
+    "Batched",
     "FunctionSpace",
     "Evidence",
     "Constant",
@@ -43,7 +51,7 @@ BANDIT = (
     "Cosine",
 )
 #: Names that mean a bandit's covariance inside of `NeuralRewards`.
-SHARED = ("Diagonal", "LastLayer")
+SHARED = ("Diagonal", "LastLayer", "Full")
 
 
 def load_policy(text: str) -> AbstractPolicy:
@@ -61,7 +69,7 @@ def load_policy(text: str) -> AbstractPolicy:
         raise UsageError(
             f"--policy: expected a policy such as 'UCB(NeuralRewards())', got {text!r}"
         )
-    fits = isinstance(policy.model, NeuralRewards | AbstractMethod)
+    fits = isinstance(policy.model, NeuralRewards | Refitted | AbstractMethod)
     if not fits and not isinstance(policy, Uniform):
         raise UsageError(
             "--policy: expected a policy over NeuralRewards() or a method such as "
@@ -117,6 +125,7 @@ def summary(document: Mapping[str, Any]) -> Iterator[str]:
         f"rounds, {document['seeds']} seeds, {document['seconds']:.0f} s"
     )
     yield f"regret        {_interval(document['regret'], '.1f')}"
+    yield f"random arms   {_interval(document['random'], '.1f')}"
     yield f"last quarter  {_interval(document['last_quarter'], '.1f')}"
     yield f"exponent      {_interval(document['exponent'], '.2f')}  (1 is linear)"
     last = document["calibration"][-1]
@@ -125,6 +134,14 @@ def summary(document: Mapping[str, Any]) -> Iterator[str]:
             f"90 % intervals of the chosen arms, last rounds: hold "
             f"{_interval(last['coverage_90'], '.3f')}"
         )
+    if document["at_an_end"]:
+        yield (
+            f"in {document['at_an_end']} of {document['seeds']} seeds lambda is at an "
+            "end of its grid: the evidence would go on"
+        )
+    yield ""
+    for record in document["verdict"]:
+        yield f"{WORDS[record['code']]}? {record['answer']}: {record['sentence']}"
 
 
 def _interval(each: Mapping[str, float | None], form: str) -> str:

@@ -1,5 +1,7 @@
 """Bandits: covariances against dense ones, coefficients, environments, the loop."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,7 +171,8 @@ def test_kronecker_is_exact_for_one_round(getkey):
         weights, x, _, _ = setting(getkey, nb.Perceptron(depth=0))
         arm, ratio = jnp.zeros(1, jnp.int32), jnp.asarray(0.3)
         covariance = nb.Kronecker()
-        state = covariance.init([w.shape for w in weights], ROUNDS)
+        shapes: Any = [w.shape for w in weights]
+        state = covariance.init(shapes, ROUNDS)
         state = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), state)
         found = values(weights, x[:1], arm)
         chunk = nc.Chunk(found, jnp.zeros(1), jnp.ones(1))
@@ -245,7 +248,9 @@ def test_learning_beats_chance_and_seeds_pair(getkey):
 
 def test_delay_is_kept(getkey):
     environment = nb.Rows(np.eye(4), np.eye(4))
-    model = nb.NeuralRewards(nb.Perceptron(depth=0), nb.LastLayer(), delay=10)
+    model = nb.NeuralRewards(
+        nb.Perceptron(depth=0), nb.LastLayer(), feedback=nb.Delayed(10)
+    )
     keys = jax.random.split(getkey(), 2)
     found = nb.run_bandit(nb.UCB(model), environment, rounds=15, keys=keys)
     # nothing is known before round 11: all means are zero
@@ -342,7 +347,8 @@ def test_the_full_covariance_follows_a_new_ratio(getkey):
         covariance, ratio = nb.FunctionSpace(), jnp.asarray(0.3)
         state = filled(covariance, weights, x, arm, reward, jnp.asarray(5.0))
         # what the evidence does between two rounds
-        state = covariance.refit(state, None, ratio)
+        nothing: Any = None  # it reads no rounds again
+        state = covariance.reweighted(state, nothing, ratio)
         at = jax.random.normal(getkey(), (ARMS, FEATURES), jnp.float64)
         every = jnp.arange(ARMS)
         got = covariance.variance(state, values(weights, at, every), ratio)
@@ -362,6 +368,272 @@ def test_a_late_regret_has_an_exponent():
     assert np.isnan(result.exponents[1])
 
 
-def test_theory_asks_for_a_followed_determinant():
-    with pytest.raises(ValueError, match="LastLayer"):
-        nb.NeuralRewards(covariance=nb.Diagonal(), coefficient=nb.InfiniteWidth())
+COVARIANCES = [
+    nb.Diagonal(),
+    nb.LastLayer(),
+    nb.FunctionSpace(),
+    nb.Full(),
+    nb.FunctionSpace(relinearize=True),
+    nb.Kronecker(),
+    nb.LowRank(4),
+]
+
+
+def refitted(covariance, weights, x, arm, reward, ratio):
+    """The state after all rounds at once."""
+    rounds = nc.Chunk(values(weights, x, arm), reward, jnp.ones_like(reward))
+    state = covariance.init([w.shape for w in weights], len(x))
+    state = jax.tree.map(
+        lambda leaf: (
+            leaf.astype(jnp.float64)
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+            else leaf
+        ),
+        state,
+    )
+    return covariance.refit(state, nc.Seen(lambda i: rounds, jnp.asarray(1)), ratio)
+
+
+@pytest.mark.parametrize("network", NETWORKS[:2])
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_variances_are_the_diagonal_of_the_cross_covariance(
+    getkey, network, covariance
+):
+    ratio = jnp.asarray(0.7)
+    with jax.enable_x64(True):
+        weights, x, arm, reward = setting(getkey, network)
+        state = refitted(covariance, weights, x, arm, reward, ratio)
+        at = jax.random.normal(getkey(), (ARMS, FEATURES), jnp.float64)
+        found = values(weights, at, jnp.arange(ARMS))
+        cross = np.asarray(covariance.cross(state, found, ratio))
+        variance = np.asarray(covariance.variance(state, found, ratio))
+    np.testing.assert_allclose(np.diag(cross), variance, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(cross, cross.T, atol=1e-12)
+    assert np.linalg.eigvalsh(cross).min() > -1e-10
+
+
+@pytest.mark.parametrize("network", NETWORKS[:3])
+@pytest.mark.parametrize("covariance", [nb.FunctionSpace(), nb.Full()])
+def test_the_full_cross_covariance_is_the_dense_one(getkey, network, covariance):
+    ratio = jnp.asarray(0.7)
+    with jax.enable_x64(True):
+        weights, x, arm, reward = setting(getkey, network)
+        state = filled(covariance, weights, x, arm, reward, ratio)
+        at = jax.random.normal(getkey(), (ARMS, FEATURES), jnp.float64)
+        every = jnp.arange(ARMS)
+        got = covariance.cross(state, values(weights, at, every), ratio)
+        g, new = dense(weights, x, arm), dense(weights, at, every)
+        z = 0.7 * jnp.eye(g.shape[1]) + g.T @ g
+        want = new @ jnp.linalg.solve(z, new.T)
+        np.testing.assert_allclose(np.asarray(got), np.asarray(want), atol=1e-10)
+
+
+@pytest.mark.parametrize("network", NETWORKS[:3])
+def test_low_rank_of_full_rank_is_the_full_covariance(getkey, network):
+    ratio = jnp.asarray(0.7)
+    with jax.enable_x64(True):
+        weights, x, arm, reward = setting(getkey, network)
+        # 12 rounds have at most 12 directions: a subspace of 12 holds them all
+        covariance = nb.LowRank(ROUNDS, iterations=30)
+        state = refitted(covariance, weights, x, arm, reward, ratio)
+        at = jax.random.normal(getkey(), (ARMS, FEATURES), jnp.float64)
+        every = jnp.arange(ARMS)
+        got = covariance.variance(state, values(weights, at, every), ratio)
+        g, new = dense(weights, x, arm), dense(weights, at, every)
+        z = 0.7 * jnp.eye(g.shape[1]) + g.T @ g
+        want = jnp.einsum("np,pq,nq->n", new, jnp.linalg.inv(z), new)
+        fewer = nb.LowRank(3, iterations=30)
+        low = refitted(fewer, weights, x, arm, reward, ratio)
+        above = fewer.variance(low, values(weights, at, every), ratio)
+    np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-7)
+    # fewer directions claim to know less, never more
+    assert np.all(np.asarray(above) >= np.asarray(want) - 1e-12)
+    np.testing.assert_allclose(
+        np.asarray(low.values),
+        np.asarray(jnp.linalg.eigvalsh(g @ g.T)[-3:]),
+        rtol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("network", NETWORKS[:2])
+@pytest.mark.parametrize("covariance", COVARIANCES[:4])
+def test_the_determinant_grows_round_by_round(getkey, network, covariance):
+    ratio = jnp.asarray(0.7)
+    with jax.enable_x64(True):
+        weights, x, arm, reward = setting(getkey, network)
+        none = jnp.zeros(ROUNDS, jnp.float64)
+        rounds = nc.Chunk(values(weights, x, arm), reward, none)
+        state = refitted(covariance, weights, x, arm, reward, ratio)
+        zero = jax.tree.map(jnp.zeros_like, state)
+        # at the start no round counts
+        state = covariance.refit(zero, nc.Seen(lambda i: rounds, jnp.asarray(1)), ratio)
+        total = 0.0
+        for t in range(ROUNDS):
+            found = values(weights, x[t][None], arm[t][None])
+            variance = covariance.variance(state, found, ratio)
+            total += covariance.growth(state, found, variance, ratio)
+            state = covariance.add(state, found, reward[t][None], ratio)
+        want = covariance.log_determinant(state, ratio)
+        dense_g = dense(weights, x, arm)
+        full = jnp.linalg.slogdet(jnp.eye(ROUNDS) + dense_g @ dense_g.T / ratio)[1]
+    assert float(total) == pytest.approx(float(want), rel=1e-8)
+    if isinstance(covariance, nb.FunctionSpace | nb.Full):
+        assert float(want) == pytest.approx(float(full), rel=1e-8)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_in_ntk_parametrization_the_kernel_keeps_its_size(getkey, depth):
+    """The tangent kernel at the start: of order one at any width, unlike standard."""
+    x = jax.random.normal(getkey(), (40, 8))
+    x = x / jnp.linalg.norm(x, axis=1, keepdims=True) * jnp.sqrt(8.0)
+
+    def size(width, parametrization):
+        network = nb.Perceptron(width, depth, parametrization=parametrization)
+        weights = network.init(8, 1, per_arm=True, key=getkey())
+        found = network.values(weights, x, jnp.zeros(40, jnp.int32))
+        assert float(jnp.abs(found.reward).max()) < 1e-3
+        own = sum(
+            jnp.sum(f.delta**2, axis=1) * jnp.sum(f.inputs**2, axis=1)
+            for f in found.factors
+        )
+        return float(jnp.mean(own))
+
+    ntk = nq.models.NTK()
+    # means over 40 inputs of averages over units: within a fifth at width 64
+    assert size(1024, ntk) == pytest.approx(size(64, ntk), rel=0.4)
+    standard = nq.models.Standard()
+    assert size(1024, standard) > 8 * size(64, standard)
+
+
+def test_ntk_factors_are_the_gradient_by_the_weights_that_learn(getkey):
+    network = nb.Perceptron(
+        4, 2, parametrization=nq.models.NTK(weight_std=1.3, bias_std=0.4)
+    )
+    weights, x, arm, _ = setting(getkey, network)
+    found = network.values(weights, x, arm)
+
+    def one(x, arm):
+        return jax.grad(lambda w: network.rewards(w, x[None], arm[None])[0])(weights)
+
+    for layer, g in enumerate(jax.vmap(one)(x, arm)):
+        f = found.factors[layer]
+        got = jnp.einsum("no,ni->noi", f.delta, f.inputs)
+        want = g[jnp.arange(ROUNDS), f.block]
+        np.testing.assert_allclose(
+            np.asarray(got), np.asarray(want), rtol=2e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_the_coefficients_of_the_theory_go_with_every_covariance(getkey, covariance):
+    model = nb.NeuralRewards(
+        nb.Perceptron(width=4), covariance, nb.InfiniteWidth(), nb.Every(20)
+    )
+    environment = nb.Synthetic(features=3, arms=2)
+    keys = jax.random.split(getkey(), 2)
+    result = nb.run_bandit(nb.UCB(model), environment, rounds=50, keys=keys)
+    assert np.isfinite(result.std).all()
+
+
+def test_joint_thompson_moves_arms_together(getkey):
+    mean = jnp.zeros(3)
+    # arms 0 and 1 are one random variable, arm 2 another, and the smaller
+    cov = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1e-6]])
+    keys = jax.random.split(getkey(), 2000)
+    rule = nb.JointThompson(None)
+    arms = jax.vmap(lambda k: rule.choose_jointly(mean, cov, key=k))(keys)
+    # arm 2 wins where the shared draw is negative: half; independent draws: a quarter
+    assert abs(float(jnp.mean(arms == 2)) - 0.5) < 4 * np.sqrt(0.25 / 2000)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        nb.Uniform(),
+        nb.EpsilonGreedy(nb.NeuralRewards(nb.Perceptron(depth=0)), 0.5),
+        nb.UCB(nb.NeuralRewards(nb.Perceptron(depth=0))),
+        nb.JointThompson(nb.NeuralRewards(nb.Perceptron(depth=0))),
+        nb.JointThompson(nq.GP()),
+        nb.UCB(nb.Refitted(nq.GP(), nb.Every(30), nb.Delayed(5))),
+    ],
+)
+def test_an_arm_that_is_not_offered_is_never_chosen(getkey, policy):
+    class Vanishing(nb.Synthetic):
+        def round(self, drawn, t, *, key):
+            offer = super().round(drawn, t, key=key)
+            return offer._replace(offered=jnp.arange(self.arms) != t % self.arms)
+
+    environment = Vanishing(features=2, arms=3)
+    result = nb.run_bandit(
+        policy, environment, rounds=60, keys=jax.random.split(getkey(), 2)
+    )
+    assert not np.any(result.arms == np.arange(60) % 3)
+    assert np.all(result.regrets >= 0)
+    assert all(np.any(result.arms == arm) for arm in range(3))
+
+
+def test_batched_rewards_are_learned_at_the_end_of_a_batch(getkey):
+    environment = nb.Synthetic(features=3, arms=2)
+    keys = jax.random.split(getkey(), 1)
+
+    def stds(feedback):
+        model = nb.NeuralRewards(
+            nb.Perceptron(depth=0),
+            coefficient=nb.Constant(1.0),
+            schedule=nb.Every(1000),
+            feedback=feedback,
+        )
+        policy = nb.UCB(model, width=0.0)
+        return nb.run_bandit(policy, environment, rounds=40, keys=keys)
+
+    batched, at_once = stds(nb.Batched(20)), stds(nb.Immediate())
+    # the prior until the batch is known: lambda = 1, so the norm with the bias
+    np.testing.assert_allclose(batched.std[0, :20], np.sqrt(2.0), rtol=1e-5)
+    assert np.all(at_once.std[0, 1:20] < np.sqrt(2.0) * 0.9999)
+    assert np.all(batched.std[0, 20:] < np.sqrt(2.0) * 0.9)
+
+
+@pytest.mark.parametrize(
+    "model", [nb.NeuralRewards(nb.Perceptron(depth=0), schedule=nb.Every(5)), nq.GP()]
+)
+def test_a_reward_that_is_no_number_stops_the_run_before_it_is_learned(getkey, model):
+    class Broken(nb.Synthetic):
+        def round(self, drawn, t, *, key):
+            offer = super().round(drawn, t, key=key)
+            bad = jnp.where(t == 7, jnp.nan, 0.0)
+            return offer._replace(expected=offer.expected + bad)
+
+    seen = []
+    with pytest.raises(ValueError, match=r"got nan in round 7 of seed 0"):
+        nb.run_bandit(
+            nb.UCB(model),
+            Broken(features=2, arms=2),
+            rounds=100_000 if isinstance(model, nb.NeuralRewards) else 40,
+            keys=jax.random.split(getkey(), 1),
+            progress=lambda done, total: seen.append(done),
+        )
+    assert all(done <= 5 for done in seen)
+
+
+def test_the_claims_are_decided_by_paired_seeds():
+    def result(slope, spread):
+        regrets = slope * np.ones((4, 200)) + spread * np.arange(4)[:, None]
+        empty = np.zeros_like(regrets)
+        return nb.BanditResult(regrets, empty, empty, empty, empty, empty, 0.0)
+
+    # every seed has its own level; what differs between policies is the same in all
+    found = nb.bandit_claims(
+        result(0.1, 0.5),
+        theory=result(0.4, 0.5),
+        greedy=result(0.2, 0.5),
+        uniform=result(0.8, 0.5),
+    )
+    assert [claim.word for claim in found] == ["refuted", "confirmed", "undecided"]
+    statistic = found[0].statistic
+    assert statistic is not None
+    assert statistic.value == pytest.approx(60.0)
+    assert found[0].values["share of the regret of random arms"] < 1.0
+    none = np.zeros((4, 9))
+    short, one = nb.BanditResult(none, none, none, none, none, none, 0.0), result(1, 0)
+    with pytest.raises(ValueError, match="same keys"):
+        nb.bandit_claims(short, theory=one, greedy=one, uniform=one)

@@ -15,8 +15,8 @@ class Bandit(AbstractCommand):
     """Play a contextual bandit with a policy, over several seeds."""
 
     env: str
-    """mushroom, adult, shuttle or covertype (folder $NTKUQ_DATA), or an environment as
-    in Python: 'Wheel(0.9)', 'Synthetic(Cosine())'."""
+    """mushroom, adult, shuttle, covertype, mnist or fashion_mnist (folder $NTKUQ_DATA),
+    or an environment as in Python: 'Wheel(0.9)', 'Synthetic(Cosine())'."""
     policy: str = "UCB(NeuralRewards())"
     """As in Python: 'Thompson(NeuralRewards(covariance=Diagonal()))',
     'UCB(Laplace(), width=1.0)', 'EpsilonGreedy(NeuralRewards(), 0.1)', 'Uniform()'."""
@@ -27,7 +27,7 @@ class Bandit(AbstractCommand):
     seed: int = 0
     """The key from which all are drawn."""
     out: str | None = None
-    """Write bandit.json into this directory; a killed run goes on from there."""
+    """Write report.html and bandit.json into this directory; a killed run goes on."""
     quiet: bool = dataclasses.field(default=False, kw_only=True)
     """Print the regret only."""
     json: bool = dataclasses.field(default=False, kw_only=True)
@@ -48,7 +48,10 @@ class Bandit(AbstractCommand):
 
         from ntkuq.cli import bandit as work
         from ntkuq.cli.commands.base import typed
-        from ntkuq.decisions.bandits import NeuralRewards, run_bandit
+        from ntkuq.data.store import write_bytes
+        from ntkuq.decisions.bandits import NeuralRewards, Uniform, run_bandit
+        from ntkuq.report import html
+        from ntkuq.report.bandit import bandit_document, bandit_page
         from ntkuq.report.provenance import provenance
 
         policy = work.load_policy(self.policy)
@@ -59,25 +62,30 @@ class Bandit(AbstractCommand):
             if isinstance(policy.model, NeuralRewards):
                 checkpoint = folder / "bandit-checkpoint.npz"
         show = not (self.quiet or self.json)
+        keys = jax.random.split(jax.random.key(self.seed), self.seeds)
         result = run_bandit(
             policy,
             environment,
             rounds=self.rounds,
-            keys=jax.random.split(jax.random.key(self.seed), self.seeds),
+            keys=keys,
             progress=work.Lines() if show else None,
             checkpoint=checkpoint,
         )
-        document = {
-            **result.to_dict(),
-            "environment": self.env,
-            "policy": self.policy,
-            "provenance": provenance(
+        uniform = run_bandit(Uniform(), environment, rounds=self.rounds, keys=keys)
+        document = bandit_document(
+            result,
+            uniform,
+            environment=self.env,
+            policy=self.policy,
+            provenance=provenance(
                 command=typed(self, positional=""), seed=self.seed, dtype="float32"
             ),
-        }
+        )
         text = json.dumps(document, allow_nan=False, indent=1) + "\n"
         if folder is not None:
-            (folder / "bandit.json").write_text(text, encoding="utf-8")
+            write_bytes(folder / "bandit.json", text.encode())
+            page = html.render(bandit_page(document))
+            write_bytes(folder / "report.html", page.encode())
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
         if self.json:
@@ -88,5 +96,5 @@ class Bandit(AbstractCommand):
             for line in work.summary(document):
                 print(line)
             if folder is not None:
-                print(f"\nwritten {folder / 'bandit.json'}")
+                print(f"\nwritten {folder / 'report.html'} and bandit.json")
         return 0

@@ -1,5 +1,6 @@
 """Neural contextual bandits: environments, policies, and the loop between them."""
 
+from ntkuq.decisions.bandits.claims import bandit_claims as bandit_claims
 from ntkuq.decisions.bandits.coefficients import (
     AbstractCoefficient as AbstractCoefficient,
     Constant as Constant,
@@ -11,9 +12,11 @@ from ntkuq.decisions.bandits.coefficients import (
 from ntkuq.decisions.bandits.covariances import (
     AbstractCovariance as AbstractCovariance,
     Diagonal as Diagonal,
+    Full as Full,
     FunctionSpace as FunctionSpace,
     Kronecker as Kronecker,
     LastLayer as LastLayer,
+    LowRank as LowRank,
 )
 from ntkuq.decisions.bandits.environments import (
     AbstractEnvironment as AbstractEnvironment,
@@ -25,6 +28,17 @@ from ntkuq.decisions.bandits.environments import (
     Synthetic as Synthetic,
     Wheel as Wheel,
     classification as classification,
+)
+from ntkuq.decisions.bandits.feedback import (
+    AbstractFeedback as AbstractFeedback,
+    Batched as Batched,
+    Delayed as Delayed,
+    Immediate as Immediate,
+)
+from ntkuq.decisions.bandits.general import Refitted as Refitted
+from ntkuq.decisions.bandits.live import (
+    LiveBandit as LiveBandit,
+    LiveState as LiveState,
 )
 from ntkuq.decisions.bandits.model import (
     AbstractSchedule as AbstractSchedule,
@@ -39,6 +53,7 @@ from ntkuq.decisions.bandits.policies import (
     AbstractPolicy as AbstractPolicy,
     EpsilonGreedy as EpsilonGreedy,
     Greedy as Greedy,
+    JointThompson as JointThompson,
     Thompson as Thompson,
     Uniform as Uniform,
 )

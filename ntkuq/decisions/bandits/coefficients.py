@@ -35,7 +35,10 @@ class AbstractCoefficient(eqx.Module):
 
     A subclass has the fields `ratio` (lambda) and `tuned` (whether the evidence sets
     it). They are not abstract fields, which would come first in its constructor.
+    `follows` says whether it needs the log-determinant after every round.
     """
+
+    follows = True
 
     @abc.abstractmethod
     def __call__(self, progress: Progress) -> Array:
@@ -50,6 +53,7 @@ class Constant(AbstractCoefficient):
         ratio: lambda.
     """
 
+    follows = False
     gamma: ArrayLike = 0.1
     ratio: ArrayLike = 1.0
     tuned: bool = eqx.field(static=True, default=False)
@@ -69,6 +73,7 @@ class Evidence(AbstractCoefficient):
         ratio: lambda before the first training.
     """
 
+    follows = False
     ratio: ArrayLike = 1.0
     tuned: bool = eqx.field(static=True, default=True)
 

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 
 class Round(NamedTuple):
@@ -19,11 +19,13 @@ class Round(NamedTuple):
         context: (d,) where all arms see the same, (K, d) where each has its own.
         expected: (K,) expected reward of each arm, hidden from the policy.
         noise: () standard deviation of a reward about it, or (K,).
+        offered: (K,) which arms can be chosen; `None` for all.
     """
 
     context: Float[Array, "*K d"]
     expected: Float[Array, " K"]
     noise: Float[Array, "*K"]
+    offered: Bool[Array, " K"] | None = None
 
 
 class AbstractEnvironment(eqx.Module):
@@ -211,16 +213,23 @@ class Rows(AbstractEnvironment):
 
 
 def classification(
-    x: Any, labels: Any, *, classes: int | None = None, sparse: float = 1.0
+    x: Any,
+    labels: Any,
+    *,
+    classes: int | None = None,
+    normalize: bool = False,
+    sparse: float = 1.0,
 ) -> Rows:
     """Rows with one arm a class: reward 1 for the class of the row, else 0.
 
-    Columns are standardized (a constant one becomes 0).
+    Columns are standardized (a constant one becomes 0), or rows normalized.
 
     Args:
         x: (N, d) inputs.
         labels: (N,) codes 0 to K - 1.
         classes: K, where the largest label does not tell.
+        normalize: give each row length 1, as the published experiments do, instead of
+            standardizing the columns.
         sparse: the share of rows whose right arm pays at all; the others pay nothing
             whichever arm is chosen, and cost no regret.
 
@@ -237,8 +246,12 @@ def classification(
             f"shape {codes.shape}"
         )
     inputs = inputs.reshape(len(inputs), -1)
-    deviation = inputs.std(axis=0)
-    inputs = (inputs - inputs.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
+    if normalize:
+        norm = np.linalg.norm(inputs, axis=1, keepdims=True)
+        inputs = inputs / np.where(norm > 0, norm, 1.0)
+    else:
+        scale = inputs.std(axis=0)
+        inputs = (inputs - inputs.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
     rewards = np.eye(classes or int(codes.max()) + 1)[codes]
     if not 0 < sparse <= 1:
         raise ValueError(f"sparse: expected a share in (0, 1], got {sparse}")

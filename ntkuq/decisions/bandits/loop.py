@@ -11,14 +11,17 @@ from jaxtyping import Array, Float, Int
 
 from ntkuq.decisions.bandits.coefficients import Progress
 from ntkuq.decisions.bandits.covariances import Chunk, Seen
-from ntkuq.decisions.bandits.environments import AbstractEnvironment
+from ntkuq.decisions.bandits.environments import AbstractEnvironment, Round
+from ntkuq.decisions.bandits.feedback import Immediate
 from ntkuq.decisions.bandits.model import NeuralRewards
-from ntkuq.decisions.bandits.network import rewards, values
-from ntkuq.decisions.bandits.policies import AbstractPolicy
+from ntkuq.decisions.bandits.network import Values
+from ntkuq.decisions.bandits.policies import AbstractPolicy, JointThompson
 
 
 #: Rounds whose gradients are taken together after a training.
 CHUNK = 128
+#: Decimal logarithms of the ends of the values of lambda, and their number.
+GRID = (-4.0, 4.0, 65)
 
 
 class LoopState(NamedTuple):
@@ -71,7 +74,8 @@ def begin(
     shapes: Any = [w.shape for w in weights]
     ratio = jnp.asarray(coefficient.ratio, weights[0].dtype)
     covariance = model.covariance.init(shapes, room)
-    nothing = Seen(lambda i: _chunk(empty, i, jnp.asarray(0)), jnp.asarray(0))
+    zeros = jnp.asarray(0)
+    nothing = Seen(lambda i: _chunk(model, empty, i, zeros), zeros)
     zero = jnp.zeros(room)
     empty = LoopState(
         weights=weights,
@@ -93,6 +97,82 @@ def begin(
     return empty._replace(covariance=model.covariance.refit(covariance, nothing, ratio))
 
 
+class Chosen(NamedTuple):
+    """What was chosen, and what was thought of it before its reward was known."""
+
+    arm: Int[Array, ""]
+    mean: Float[Array, ""]
+    std: Float[Array, ""]
+    spread: Float[Array, ""]
+    values: Values | None
+    known: Array | None
+
+
+def choose(
+    policy: AbstractPolicy,
+    state: LoopState,
+    x: Float[Array, "K d"],
+    offered: Array | None,
+    t: Array,
+    *,
+    key: Array,
+) -> Chosen:
+    """The arm for these contexts in round t."""
+    model: NeuralRewards = policy.model
+    arms = jnp.arange(x.shape[0])
+    found = model.network.values(state.weights, x, arms)
+    mean = model.covariance.mean(state.covariance, found)
+    variance, rows = model.covariance.look(state.covariance, found, state.ratio)
+    variance = jnp.maximum(variance, 0.0)
+    gamma = model.coefficient(
+        Progress(
+            jnp.maximum(t, 1).astype(mean.dtype),
+            state.log_determinant,
+            state.ratio,
+            state.noise,
+            max(model.network.width, 1),
+            model.network.depth + 1,
+        )
+    )
+    std = gamma * jnp.sqrt(variance)
+    score = mean if offered is None else jnp.where(offered, mean, -jnp.inf)
+    if isinstance(policy, JointThompson):
+        cross = model.covariance.cross(state.covariance, found, state.ratio)
+        arm = policy.choose_jointly(score, gamma**2 * cross, key=key)
+    else:
+        arm = policy.choose(score, std, key=key)
+    spread = jnp.sqrt(state.noise**2 * (1.0 + variance[arm]))
+    chosen, known = jax.tree.map(lambda leaf: leaf[arm][None], (found, rows))
+    arm = arm.astype(jnp.int32)
+    return Chosen(arm, mean[arm], std[arm], spread, chosen, known)
+
+
+def record(state: LoopState, t: Array, x: Array, chosen: Chosen) -> LoopState:
+    """The choice of round t in the buffers; x (d,) is its context."""
+    return state._replace(
+        context=state.context.at[t].set(x),
+        arm=state.arm.at[t].set(chosen.arm),
+        mean=state.mean.at[t].set(chosen.mean),
+        std=state.std.at[t].set(chosen.std),
+        spread=state.spread.at[t].set(chosen.spread),
+    )
+
+
+def enlarged(model: NeuralRewards, state: LoopState, rounds: int) -> LoopState:
+    """The same state with room for more rounds."""
+    room = -(-rounds // CHUNK) * CHUNK
+    buffers = ("context", "arm", "reward", "regret", "mean", "std", "spread")
+
+    def padded(buffer: Array) -> Array:
+        more = room - buffer.shape[0]
+        return jnp.pad(buffer, [(0, more)] + [(0, 0)] * (buffer.ndim - 1))
+
+    return state._replace(
+        covariance=model.covariance.grown(state.covariance, room),
+        **{name: padded(getattr(state, name)) for name in buffers},
+    )
+
+
 def play(
     policy: AbstractPolicy,
     environment: AbstractEnvironment,
@@ -103,62 +183,58 @@ def play(
     """Rounds start to stop - 1."""
     model: NeuralRewards = policy.model
     world: Any = environment
-    arms = jnp.arange(world.arms)
     key = jax.random.wrap_key_data(state.key)
     rounds_key, reward_key, choose_key = jax.random.split(key, 3)
 
     def one(t: Array, s: LoopState) -> LoopState:
-        offer = environment.round(s.drawn, t, key=rounds_key)
+        offer: Round = environment.round(s.drawn, t, key=rounds_key)
         x = offer.context
         if not world.per_arm:
             x = jnp.broadcast_to(x, (world.arms, world.features))
-        found = values(s.weights, x, arms)
-        mean = model.covariance.mean(s.covariance, found)
-        variance = model.covariance.variance(s.covariance, found, s.ratio)
-        variance = jnp.maximum(variance, 0.0)
-        gamma = model.coefficient(
-            Progress(
-                jnp.maximum(t, 1).astype(mean.dtype),
-                s.log_determinant,
-                s.ratio,
-                s.noise,
-                max(model.network.width, 1),
-                model.network.depth + 1,
-            )
-        )
-        std = gamma * jnp.sqrt(variance)
-        arm = policy.choose(mean, std, key=jax.random.fold_in(choose_key, t))
-        expected = offer.expected
+        now = jax.random.fold_in(choose_key, t)
+        chosen = choose(policy, s, x, offer.offered, t, key=now)
+        arm, expected = chosen.arm, offer.expected
         noise = jnp.broadcast_to(offer.noise, expected.shape)[arm]
         reward = expected[arm] + noise * jax.random.normal(
             jax.random.fold_in(reward_key, t)
         )
+        best = expected
+        if offer.offered is not None:
+            best = jnp.where(offer.offered, expected, -jnp.inf)
+        s = record(s, t, x[arm], chosen)
         s = s._replace(
-            context=s.context.at[t].set(x[arm]),
-            arm=s.arm.at[t].set(arm.astype(jnp.int32)),
             reward=s.reward.at[t].set(reward),
-            regret=s.regret.at[t].set(expected.max() - expected[arm]),
-            mean=s.mean.at[t].set(mean[arm]),
-            std=s.std.at[t].set(std[arm]),
-            spread=s.spread.at[t].set(jnp.sqrt(s.noise**2 * (1.0 + variance[arm]))),
+            regret=s.regret.at[t].set(best.max() - expected[arm]),
         )
-        if not model.delay:
-            chosen = jax.tree.map(lambda leaf: leaf[arm][None], found)
-            return _learn(model, s, chosen, reward[None])
-        known = jnp.maximum(t - model.delay, 0)
-        late = values(s.weights, s.context[known][None], s.arm[known][None])
-        new = _learn(model, s, late, s.reward[known][None])
-        return jax.tree.map(lambda a, b: jnp.where(t >= model.delay, a, b), new, s)
+        if isinstance(model.feedback, Immediate):
+            return _learn(model, s, chosen.values, reward[None], chosen.known)
+
+        def late(i, s):
+            return learn(model, s, i)
+
+        before, now_known = model.feedback.known(t), model.feedback.known(t + 1)
+        return jax.lax.fori_loop(before, now_known, late, s)
 
     return jax.lax.fori_loop(start, stop, one, state)
 
 
-def _learn(model: NeuralRewards, s: LoopState, found: Any, reward: Array) -> LoopState:
-    variance = model.covariance.variance(s.covariance, found, s.ratio)
-    return s._replace(
-        covariance=model.covariance.add(s.covariance, found, reward, s.ratio),
-        log_determinant=s.log_determinant + jnp.log1p(jnp.maximum(variance[0], 0.0)),
+def learn(model: NeuralRewards, state: LoopState, i: Array) -> LoopState:
+    """The covariance with round i, whose reward is in the buffer."""
+    found = model.network.values(
+        state.weights, state.context[i][None], state.arm[i][None]
     )
+    return _learn(model, state, found, state.reward[i][None])
+
+
+def _learn(
+    model: NeuralRewards, s: LoopState, found: Any, reward: Array, known: Any = None
+) -> LoopState:
+    new = model.covariance.add(s.covariance, found, reward, s.ratio, known)
+    if not model.coefficient.follows:
+        return s._replace(covariance=new)
+    variance = model.covariance.variance(s.covariance, found, s.ratio)
+    more = model.covariance.growth(s.covariance, found, variance, s.ratio)
+    return s._replace(covariance=new, log_determinant=s.log_determinant + more)
 
 
 def train(model: NeuralRewards, state: LoopState, seen: Array) -> LoopState:
@@ -169,7 +245,7 @@ def train(model: NeuralRewards, state: LoopState, seen: Array) -> LoopState:
     count = seen.astype(state.reward.dtype)
 
     def loss(weights, rows):
-        error = rewards(weights, state.context[rows], state.arm[rows])
+        error = model.network.rewards(weights, state.context[rows], state.arm[rows])
         fit = 0.5 * jnp.mean((error - state.reward[rows]) ** 2)
         return fit + 0.5 * how.decay / count * _distance(weights, state.origin)
 
@@ -195,7 +271,7 @@ def train(model: NeuralRewards, state: LoopState, seen: Array) -> LoopState:
 def renew(model: NeuralRewards, state: LoopState, seen: Array) -> LoopState:
     """The covariance of the first `seen` rounds, noise and lambda."""
     count = seen.astype(state.reward.dtype)
-    every = Seen(lambda i: _chunk(state, i, seen), -(-seen // CHUNK))
+    every = Seen(lambda i: _chunk(model, state, i, seen), -(-seen // CHUNK))
     covariance = model.covariance.refit(state.covariance, every, state.ratio)
 
     def squares(i, total):
@@ -209,7 +285,7 @@ def renew(model: NeuralRewards, state: LoopState, seen: Array) -> LoopState:
     coefficient: Any = model.coefficient
     if coefficient.tuned:
         e = model.covariance.eigenvalues(covariance)
-        grid = jnp.logspace(-4.0, 4.0, 65)
+        grid = jnp.logspace(*GRID)
         misfit = model.covariance.misfit(covariance, rss, penalty, grid)
         logs = jax.lax.map(lambda r: jnp.sum(jnp.log1p(e / r)), grid)
         # with the best noise for each lambda, misfit / n, in closed form
@@ -218,17 +294,21 @@ def renew(model: NeuralRewards, state: LoopState, seen: Array) -> LoopState:
         )
         best = jnp.argmax(evidence)
         ratio, noise = grid[best], jnp.sqrt(jnp.maximum(misfit[best] / count, 1e-8))
-        covariance = model.covariance.refit(covariance, every, ratio)
-    return state._replace(covariance=covariance, ratio=ratio, noise=noise)
+        covariance = model.covariance.reweighted(covariance, every, ratio)
+    state = state._replace(covariance=covariance, ratio=ratio, noise=noise)
+    if not model.coefficient.follows:
+        return state
+    exact = model.covariance.log_determinant(covariance, ratio)
+    return state._replace(log_determinant=exact)
 
 
-def _chunk(state: LoopState, i: Array, seen: Array) -> Chunk:
+def _chunk(model: NeuralRewards, state: LoopState, i: Array, seen: Array) -> Chunk:
     start = i * CHUNK
     x = jax.lax.dynamic_slice_in_dim(state.context, start, CHUNK)
     arm = jax.lax.dynamic_slice_in_dim(state.arm, start, CHUNK)
     reward = jax.lax.dynamic_slice_in_dim(state.reward, start, CHUNK)
     weight = (start + jnp.arange(CHUNK) < seen).astype(x.dtype)
-    return Chunk(values(state.weights, x, arm), reward, weight)
+    return Chunk(model.network.values(state.weights, x, arm), reward, weight)
 
 
 def _distance(weights: tuple[Array, ...], origin: tuple[Array, ...]) -> Array:
@@ -253,7 +333,7 @@ def advance(fixed, states, start, stop):
         state = play(policy, environment, state, start, stop)
         if not trains:
             return state
-        seen = stop - policy.model.delay
+        seen = policy.model.feedback.known(stop)
         return jax.lax.cond(
             seen > 0,
             lambda s: train(policy.model, s, jnp.maximum(seen, 1)),

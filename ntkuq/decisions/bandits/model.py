@@ -6,17 +6,9 @@ import abc
 
 import equinox as eqx
 
-from ntkuq.decisions.bandits.coefficients import (
-    AbstractCoefficient,
-    Evidence,
-    InfiniteWidth,
-    Theoretical,
-)
-from ntkuq.decisions.bandits.covariances import (
-    AbstractCovariance,
-    FunctionSpace,
-    LastLayer,
-)
+from ntkuq.decisions.bandits.coefficients import AbstractCoefficient, Evidence
+from ntkuq.decisions.bandits.covariances import AbstractCovariance, LastLayer
+from ntkuq.decisions.bandits.feedback import AbstractFeedback, Immediate
 from ntkuq.decisions.bandits.network import Perceptron
 
 
@@ -101,18 +93,15 @@ class NeuralRewards(eqx.Module):
 
     Args:
         network: the perceptron of arm and context.
-        covariance: `Diagonal`, `LastLayer`, `Kronecker` or `FunctionSpace`.
+        covariance: `Diagonal`, `LastLayer`, `Kronecker`, `LowRank` or
+            `FunctionSpace`.
         coefficient: `Evidence`, `Constant`, `Theoretical` or `InfiniteWidth`.
         schedule: `Geometric` or `Every`.
         training: how.
-        delay: rounds until a reward is known.
+        feedback: `Immediate`, `Delayed` or `Batched`.
 
-    Raises:
-        ValueError: for a negative delay, or a coefficient of the theory with a
-            covariance whose log-determinant is not followed.
-
-    >>> NeuralRewards().delay
-    0
+    >>> NeuralRewards().network.width
+    100
     """
 
     network: Perceptron = Perceptron()
@@ -120,15 +109,4 @@ class NeuralRewards(eqx.Module):
     coefficient: AbstractCoefficient = Evidence()
     schedule: AbstractSchedule = Geometric()
     training: Adam = Adam()
-    delay: int = eqx.field(static=True, default=0)
-
-    def __check_init__(self):
-        if self.delay < 0:
-            raise ValueError(f"delay: expected 0 or more rounds, got {self.delay}")
-        theory = isinstance(self.coefficient, Theoretical | InfiniteWidth)
-        if theory and not isinstance(self.covariance, LastLayer | FunctionSpace):
-            raise ValueError(
-                f"{type(self.coefficient).__name__}: expected LastLayer() or "
-                "FunctionSpace(), whose log-determinant grows by ln(1 + variance) a "
-                f"round, got {type(self.covariance).__name__}"
-            )
+    feedback: AbstractFeedback = Immediate()

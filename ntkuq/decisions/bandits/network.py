@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ntkuq.models import parametrization as way
+
 
 class Factor(NamedTuple):
     r"""Gradient of one layer: $\partial f / \partial W = \delta\, h^\top$.
@@ -44,6 +46,12 @@ class Perceptron(eqx.Module):
         width: hidden units a layer, an even number.
         depth: hidden layers.
         disjoint: whether arms differ in the first layer.
+        parametrization: `Standard()` or `NTK()` of `ntkuq.models`. With `NTK()` the
+            covariance of features has a limit as the width grows, as in the analysis of
+            NeuralUCB, whose $\sqrt m f$ and $g / \sqrt m$ are this network and its
+            gradient. Biases have gain `bias_std`.
+
+    References: Zhou, Li, Gu 2020 (arXiv 1911.04462).
 
     >>> net = Perceptron(width=8)
     >>> weights = net.init(3, 2, per_arm=False, key=jax.random.key(0))
@@ -54,6 +62,7 @@ class Perceptron(eqx.Module):
     width: int = eqx.field(static=True, default=100)
     depth: int = eqx.field(static=True, default=1)
     disjoint: bool = eqx.field(static=True, default=True)
+    parametrization: way.AbstractParametrization = way.Standard()
 
     def __check_init__(self):
         if self.depth < 0 or (self.depth and (self.width < 2 or self.width % 2)):
@@ -75,7 +84,7 @@ class Perceptron(eqx.Module):
             key, now = jax.random.split(key)
             inputs = sizes[layer] if layer == 0 else half
             shape = (blocks[layer], half, inputs)
-            w = jax.random.normal(now, shape) * jnp.sqrt(2.0 / inputs)
+            w = jax.random.normal(now, shape) * self._deviation(layer, inputs)
             if layer == 0:
                 w = jnp.concatenate([w, w], axis=1)
             else:
@@ -90,9 +99,64 @@ class Perceptron(eqx.Module):
             weights.append(jnp.pad(w, ((0, 0), (0, 0), (0, 1))))
         if self.depth == 0:
             return (jnp.zeros((blocks[0], 1, features + 1)),)
-        v = jax.random.normal(key, (blocks[-1], 1, half)) / jnp.sqrt(1.0 * self.width)
+        v = jax.random.normal(key, (blocks[-1], 1, half))
+        v = v * self._deviation(self.depth, self.width)
         last = jnp.concatenate([v, -v], axis=2)
         return (*weights, jnp.pad(last, ((0, 0), (0, 0), (0, 1))))
+
+    def _scales(self, layer: int, fan_in: int) -> way.Scales | None:
+        role = way.Role.HIDDEN if layer else way.Role.INPUT
+        role = way.Role.READOUT if layer == self.depth else role
+        return self.parametrization.scales(way.Place(role, fan_in, self.width))
+
+    def _deviation(self, layer: int, fan_in: int) -> float:
+        """Of weights at the start: half of a hidden layer's inputs are not zero."""
+        scales = self._scales(layer, 2 * fan_in if 0 < layer < self.depth else fan_in)
+        if scales is None:
+            return (1.0 if layer == self.depth else 2.0) ** 0.5 / fan_in**0.5
+        return scales.weight_std * (2.0**0.5 if 0 < layer < self.depth else 1.0)
+
+    def gains(self, weights: tuple[Array, ...]) -> tuple[Array | None, ...]:
+        """By which each layer's columns are multiplied, (in + 1,); `None` for 1."""
+        found = []
+        for layer, w in enumerate(weights):
+            scales = self._scales(layer, w.shape[-1] - 1)
+            if scales is None or scales.gains is None:
+                found.append(None)
+                continue
+            gain, bias = scales.gains
+            found.append(jnp.full(w.shape[-1], gain, w.dtype).at[-1].set(bias))
+        return tuple(found)
+
+    def scaled(self, weights: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The matrices that multiply, from the weights that learn."""
+        return tuple(
+            w if g is None else w * g
+            for w, g in zip(weights, self.gains(weights), strict=True)
+        )
+
+    def rewards(
+        self,
+        weights: tuple[Array, ...],
+        x: Float[Array, "N d"],
+        arm: Int[Array, " N"],
+    ) -> Float[Array, " N"]:
+        """Values at N pairs of context and arm."""
+        return rewards(self.scaled(weights), x, arm)
+
+    def values(
+        self,
+        weights: tuple[Array, ...],
+        x: Float[Array, "N d"],
+        arm: Int[Array, " N"],
+    ) -> Values:
+        """Values, and gradients by the weights that learn, in factors."""
+        found = values(self.scaled(weights), x, arm)
+        factors = tuple(
+            f if g is None else f._replace(inputs=f.inputs * g)
+            for f, g in zip(found.factors, self.gains(weights), strict=True)
+        )
+        return found._replace(factors=factors)
 
 
 def rewards(

@@ -15,7 +15,8 @@ class AbstractPolicy(eqx.Module):
     """A rule over a model of the rewards.
 
     The model is a `NeuralRewards`, whose loop is compiled whole, or any method of
-    ntkuq, which is fitted anew on the schedule.
+    ntkuq, which is fitted anew on a schedule. An arm that is not offered has mean
+    -inf, and no rule may choose it.
     """
 
     model: eqx.AbstractVar[Any]
@@ -52,6 +53,8 @@ class UCB(AbstractPolicy):
 class Thompson(AbstractPolicy):
     r"""The largest of independent draws $m + w\,s\,\epsilon$ (NeuralTS).
 
+    `JointThompson` draws all arms together.
+
     References: Zhang et al. 2021 (arXiv 2010.00827).
     """
 
@@ -61,6 +64,40 @@ class Thompson(AbstractPolicy):
     def choose(self, mean, std, *, key):
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         return jnp.argmax(mean + jnp.asarray(self.width, mean.dtype) * std * noise)
+
+
+class JointThompson(AbstractPolicy):
+    r"""The largest of one draw of the reward function, all arms together.
+
+    Arms whose rewards are uncertain for the same reason move together, as in a draw of
+    the weights. With `NeuralRewards` a function is drawn each round, from the
+    covariance of the arms' rewards; with a method of ntkuq one is drawn after each fit,
+    by `sample_functions` (pathwise) or from its joint covariance, and followed until
+    the next.
+
+    Args:
+        model: of the rewards.
+        width: factor w of the deviation from the mean.
+
+    References: Thompson 1933 (doi 10.2307/2332286); Wilson et al. 2020 (arXiv
+    2002.09309).
+    """
+
+    model: Any
+    width: ArrayLike = 1.0
+
+    def choose(self, mean, std, *, key):
+        return Thompson(self.model, self.width).choose(mean, std, key=key)
+
+    def choose_jointly(
+        self, mean: Float[Array, " K"], cov: Float[Array, "K K"], *, key: Array
+    ) -> Int[Array, ""]:
+        """The arm, for arms with this covariance."""
+        # eigenvectors: the matrix is singular where arms have the same gradient
+        values, vectors = jnp.linalg.eigh(cov)
+        noise = jax.random.normal(key, mean.shape, mean.dtype)
+        draw = vectors @ (jnp.sqrt(jnp.maximum(values, 0.0)) * noise)
+        return jnp.argmax(mean + jnp.asarray(self.width, mean.dtype) * draw)
 
 
 class Greedy(AbstractPolicy):
@@ -80,7 +117,7 @@ class EpsilonGreedy(AbstractPolicy):
 
     def choose(self, mean, std, *, key):
         first, second, third = jax.random.split(key, 3)
-        random = jax.random.randint(second, (), 0, mean.shape[0])
+        random = _any(mean, second)
         explore = jax.random.uniform(first) < self.epsilon
         return jnp.where(explore, random, _largest(mean, third))
 
@@ -91,7 +128,13 @@ class Uniform(AbstractPolicy):
     model: Any = None
 
     def choose(self, mean, std, *, key):
-        return jax.random.randint(key, (), 0, mean.shape[0])
+        return _any(mean, key)
+
+
+def _any(mean: Array, key: Array) -> Array:
+    """A random arm among those offered."""
+    offered = jnp.isfinite(mean)
+    return jnp.argmax(jnp.where(offered, jax.random.uniform(key, mean.shape), -1.0))
 
 
 def _largest(score: Array, key: Array) -> Array:

@@ -57,6 +57,8 @@ class BanditResult:
             deviation of the expected reward, and of the reward; NaN before a first fit.
         arms: (S, T) chosen.
         seconds: of the whole run, compilation included.
+        ratio, noise: (S,) lambda and sigma at the end, of `NeuralRewards`.
+        ends: the smallest and the largest lambda that the evidence could choose.
     """
 
     regrets: Float[np.ndarray, "S T"]
@@ -66,6 +68,16 @@ class BanditResult:
     spread: Float[np.ndarray, "S T"]
     arms: np.ndarray
     seconds: float
+    ratio: Float[np.ndarray, " S"] | None = None
+    noise: Float[np.ndarray, " S"] | None = None
+    ends: tuple[float, float] | None = None
+
+    @property
+    def at_an_end(self) -> int:
+        """In how many seeds lambda is the smallest or largest of its grid."""
+        if self.ratio is None or self.ends is None:
+            return 0
+        return int(np.sum(np.isclose(self.ratio[:, None], self.ends).any(axis=1)))
 
     @property
     def totals(self) -> Float[np.ndarray, " S"]:
@@ -177,4 +189,7 @@ class BanditResult:
                 )
             ],
             "calibration": self.calibration(),
+            "ratio": None if self.ratio is None else self.ratio.tolist(),
+            "noise": None if self.noise is None else self.noise.tolist(),
+            "at_an_end": self.at_an_end,
         }

@@ -6,7 +6,9 @@ import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +16,8 @@ from jaxtyping import Array
 
 from ntkuq.data import Checkpoint
 from ntkuq.decisions.bandits.environments import AbstractEnvironment
-from ntkuq.decisions.bandits.general import run_method
-from ntkuq.decisions.bandits.loop import LoopState, advance, begin_all
+from ntkuq.decisions.bandits.general import Refitted, check_rewards, run_method
+from ntkuq.decisions.bandits.loop import GRID, LoopState, advance, begin_all
 from ntkuq.decisions.bandits.model import Every, NeuralRewards
 from ntkuq.decisions.bandits.network import Perceptron
 from ntkuq.decisions.bandits.policies import AbstractPolicy, Uniform
@@ -36,9 +38,9 @@ def run_bandit(
 ) -> BanditResult:
     """Play a policy for some rounds, once for each key.
 
-    With a `NeuralRewards` model all seeds run in one compiled program. With a method of
-    ntkuq each is fitted anew after `Geometric(20, growth=1.3)` rounds; before the first
-    fit, arms are random.
+    With a `NeuralRewards` model all seeds run in one compiled program. A method of
+    ntkuq is fitted anew after `Geometric(20, growth=1.3)` rounds, or when `Refitted`
+    says; before the first fit, arms are random.
 
     Args:
         policy: such as `UCB(NeuralRewards())` or `Thompson(nq.Laplace())`.
@@ -74,10 +76,13 @@ def run_bandit(
         idle = NeuralRewards(network=Perceptron(depth=0), schedule=Every(rounds + 1))
         policy, model = Uniform(idle), idle
     if isinstance(model, AbstractMethod):
+        model = Refitted(model)
+        policy = eqx.tree_at(lambda p: p.model, policy, model)
+    if isinstance(model, Refitted):
         if checkpoint is not None:
             raise ValueError(
                 "checkpoint: expected a NeuralRewards model, got "
-                f"{type(model).__name__}: leave it out"
+                f"{type(model.method).__name__}: leave it out"
             )
         found = run_method(
             policy, environment, problem, rounds=rounds, keys=keys, progress=progress
@@ -88,12 +93,6 @@ def run_bandit(
         raise ValueError(
             "policy: expected a model that is NeuralRewards or a method such as "
             f"Laplace(), got {type(model).__name__}"
-        )
-    if not np.isfinite(found["rewards"]).all():
-        seed, at = np.argwhere(~np.isfinite(found["rewards"]))[0]
-        raise ValueError(
-            f"environment: expected finite rewards, got {found['rewards'][seed, at]} "
-            f"in round {at} of seed {seed}"
         )
     return BanditResult(**found, seconds=time.perf_counter() - start)
 
@@ -114,6 +113,7 @@ def _neural(policy, environment, rounds, keys, progress, checkpoint):
             continue
         fixed = (policy, environment, stop in times)
         states = advance(fixed, states, jnp.asarray(done), jnp.asarray(stop))
+        check_rewards(np.asarray(states.reward[:, done:stop]), done)
         done = stop
         if file is not None:
             leaves = jax.tree.leaves(states)
@@ -132,7 +132,13 @@ def _neural(policy, environment, rounds, keys, progress, checkpoint):
     first = times[0] if times else rounds
     spread = found["spread"].copy()
     spread[:, :first] = np.nan
-    return found | {"spread": spread}
+    last: dict[str, Any] = {"spread": spread}
+    if times:
+        last |= {"ratio": np.asarray(states.ratio), "noise": np.asarray(states.noise)}
+    coefficient: Any = model.coefficient
+    if times and coefficient.tuned:
+        last["ends"] = (10.0 ** GRID[0], 10.0 ** GRID[1])
+    return found | last
 
 
 def _identity(policy, environment, rounds: int, keys: Array) -> str:

@@ -7,19 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
+from ntkuq.data.images import IMAGES, load_images
 from ntkuq.data.npz import unpack
 from ntkuq.decisions.bandits.environments import Rows, classification
 
 
 #: Names that `table` knows.
-TABLES = ("mushroom", "adult", "shuttle", "covertype")
+TABLES = ("mushroom", "adult", "shuttle", "covertype", "mnist", "fashion_mnist")
 
 
-def table(name: str) -> Rows:
+def table(name: str, *, normalize: bool = False) -> Rows:
     """One arm a class of a known table; read from the folder $NTKUQ_DATA.
 
     Args:
         name: one of `TABLES`.
+        normalize: as in `classification`.
 
     Raises:
         ValueError: for another name, or without the folder.
@@ -32,9 +34,14 @@ def table(name: str) -> Rows:
             f"{name}: expected the folder with tabular/{name}.npz, got none: set the "
             "environment variable NTKUQ_DATA"
         )
+    if name in IMAGES:
+        images = load_images(name).train
+        pixels = np.asarray(images.x, np.float32).reshape(len(images.x), -1)
+        labels = np.asarray(images.y, np.int64)
+        return classification(pixels, labels, normalize=normalize)
     path = Path(folder) / "tabular" / f"{name}.npz"
     arrays = unpack(path, str(path))
-    return classification(*_parts(name, arrays))
+    return classification(*_parts(name, arrays), normalize=normalize)
 
 
 def _parts(name: str, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

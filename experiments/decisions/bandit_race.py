@@ -1,0 +1,168 @@
+"""`python -m experiments bandit-race`: NeuralUCB by ntkuq and by plain PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.race.run import environment, machine
+from experiments.record import save
+from ntkuq.decisions import bandits as nb
+
+
+class Task(NamedTuple):
+    """A run of NeuralUCB on mushroom, and how many times faster it is to be."""
+
+    what: str
+    width: int
+    covariance: nb.AbstractCovariance
+    peer: str
+    reach: float
+
+
+TASKS = {
+    "diagonal": Task(
+        "width 100, diagonal covariance",
+        100,
+        nb.Diagonal(relinearize=False),
+        "diagonal",
+        3.0,
+    ),
+    "full": Task(
+        "width 10, covariance of all weights", 10, nb.FunctionSpace(), "full", 8.0
+    ),
+}
+#: The same in both: rounds between trainings, and each training.
+INTERVAL, STEPS, BATCH, RATE = 100, 50, 64, 3e-3
+GAMMA, RATIO = 0.1, 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class BanditRace:
+    """NeuralUCB on mushroom by ntkuq, one seed and ten, beside a PyTorch loop."""
+
+    torch_python: Path | None = None
+    """A Python with PyTorch; without it only ntkuq runs."""
+    tasks: tuple[str, ...] = tuple(TASKS)
+    """Which of diagonal, full."""
+    rounds: int = 2000
+    """Rounds of each seed."""
+    seeds: int = 10
+    """Seeds that run together, timed beside one."""
+    repeat: int = 3
+    """Runs of each; the fastest counts. Ours are compiled before."""
+    out: Path = Path("runs/experiments")
+    """Directory of the JSON document."""
+
+    def execute(self) -> None:
+        """Run everything, print the table, write the document."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        rows = [self.row(name) for name in self.tasks]
+        print(f"\n{markdown(rows)}")
+        content = {
+            "machine": machine(),
+            "load": os.getloadavg()[0],
+            "rounds": self.rounds,
+            "rows": rows,
+        }
+        path = save(self.out / "bandit-race.json", "bandit-race", content)
+        print(f"\nwritten {path}")
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Seconds and regret of both, in turn."""
+        task, world = TASKS[name], nb.table("mushroom")
+        model = nb.NeuralRewards(
+            nb.Perceptron(task.width),
+            task.covariance,
+            nb.Constant(GAMMA, RATIO),
+            nb.Every(INTERVAL),
+            nb.Adam(RATE, STEPS, BATCH, decay=0.0),
+        )
+        ours = self.ours(nb.UCB(model), world, 1)
+        peer = self.peer(task, world)
+        many = self.ours(nb.UCB(model), world, self.seeds)
+        best = {"ntkuq": min(ours["seconds"]), "seeds": min(many["seconds"])}
+        row = {
+            "task": name,
+            "what": task.what,
+            "ntkuq": ours,
+            "ntkuq seeds": many | {"count": self.seeds},
+            "torch": peer,
+            "seeds over one": best["seeds"] / best["ntkuq"],
+            "reach": task.reach,
+            "ratio": None if peer is None else min(peer["seconds"]) / best["ntkuq"],
+        }
+        print(f"{task.what}: {best}, torch {peer and peer['seconds']}", flush=True)
+        return row
+
+    def ours(self, policy: Any, world: Any, seeds: int) -> dict[str, Any]:
+        """Seconds of `run_bandit`: the first with compilation apart."""
+        seconds, regret = [], []
+        for number in range(self.repeat + 1):
+            keys = jax.random.split(jax.random.key(number), seeds)
+            start = time.perf_counter()
+            result = nb.run_bandit(policy, world, rounds=self.rounds, keys=keys)
+            seconds.append(time.perf_counter() - start)
+            regret.append(result.regret.mean)
+        return {"first": seconds[0], "seconds": seconds[1:], "regret": regret}
+
+    def peer(self, task: Task, world: Any) -> dict[str, Any] | None:
+        """The same of a PyTorch loop."""
+        if self.torch_python is None:
+            return None
+        inputs = self.out / "bandit-race.npz"
+        np.savez(
+            inputs,
+            contexts=np.asarray(world.contexts),
+            rewards=np.asarray(world.rewards),
+        )
+        out = self.out / f"bandit-race-{task.peer}.json"
+        script = Path(__file__).parent / "peers" / "torch_bandit.py"
+        flags = {
+            "covariance": task.peer,
+            "width": task.width,
+            "rounds": self.rounds,
+            "interval": INTERVAL,
+            "steps": STEPS,
+            "batch": BATCH,
+            "rate": RATE,
+            "gamma": GAMMA,
+            "ratio": RATIO,
+            "repeat": self.repeat if task.peer == "diagonal" else 1,
+            "inputs": inputs,
+            "out": out,
+        }
+        words = [f"--{key}={value}" for key, value in flags.items()]
+        command = [str(self.torch_python), str(script), *words]
+        subprocess.run(command, check=True, env=environment())  # noqa: S603
+        return json.loads(out.read_text())
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """One row a task."""
+    heads = ("NeuralUCB on mushroom", "PyTorch, s", "ntkuq, s", "with compilation, s")
+    heads += ("PyTorch ÷ ntkuq", "reach", "ten seeds ÷ one", "regret: PyTorch, ntkuq")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for row in rows:
+        torch = row["torch"]
+        cells = [
+            row["what"],
+            "–" if torch is None else f"{min(torch['seconds']):.3g}",
+            f"{min(row['ntkuq']['seconds']):.3g}",
+            f"{row['ntkuq']['first']:.3g}",
+            "–" if torch is None else f"{row['ratio']:.3g}×",
+            f"{row['reach']:g}×",
+            f"{row['seeds over one']:.3g}×",
+            ("–" if torch is None else f"{np.mean(torch['regret']):.0f}")
+            + f", {row['ntkuq seeds']['regret'][-1]:.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
