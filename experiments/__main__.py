@@ -10,6 +10,7 @@ from experiments.decisions.active import Active
 from experiments.decisions.bandit_race import BanditRace
 from experiments.decisions.bandits import Bandits
 from experiments.decisions.search import Search
+from experiments.decisions.search_table import SearchTable
 from experiments.ensembles import Ensembles
 from experiments.gp_images import Images
 from experiments.gp_uci import GaussianProcesses
@@ -29,11 +30,11 @@ from experiments.uci import UCI
 
 
 EXPERIMENTS = {
-    "active": Active,
     "uci": UCI,
     "width": Width,
     "gp-uci": GaussianProcesses,
     "gp-images": Images,
+    "active": Active,
     "agreement": Agreement,
     "autoencoder": Autoencoder,
     "bandit-race": BanditRace,
@@ -49,6 +50,7 @@ EXPERIMENTS = {
     "scaling": Scaling,
     "scores": ScoreTimes,
     "search": Search,
+    "search-table": SearchTable,
     "solvers": Solvers,
     "step-cost": StepCost,
     "steps": Steps,

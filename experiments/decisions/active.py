@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,6 +38,7 @@ HEADINGS = (
     "pool",
     "method",
     "query",
+    "seeds",
     "at the end",
     "minus Uniform, at the end",
     "minus Uniform, mean of the curve",
@@ -59,6 +61,7 @@ class Task(NamedTuple):
 
     score: of the table; `larger` says whether large values are good.
     calibration: score on test points that is compared with that at queried points.
+    more: how many times the seeds of a size a method has that is cheap.
     queries: by method. With noise that is the same everywhere, MaxEntropy and BALD rank
         alike; an ensemble has no joint covariance, which the last three need.
     """
@@ -67,6 +70,7 @@ class Task(NamedTuple):
     score: str
     larger: bool
     calibration: str
+    more: dict[str, int]
     queries: dict[str, tuple[str, ...]]
 
 
@@ -75,6 +79,7 @@ CONCRETE = Task(
     "rmse",
     larger=False,
     calibration="coverage_90",
+    more={"GP": 4},
     queries={
         "GP": (
             UNIFORM,
@@ -92,6 +97,7 @@ DIGITS = Task(
     "accuracy",
     larger=True,
     calibration="overconfidence",
+    more={},
     queries={
         "ensemble": (UNIFORM, "MaxEntropy", "BALD", "BatchBALD", "EPIG", "CoreSet"),
         "Laplace": (UNIFORM, "BALD"),
@@ -109,7 +115,7 @@ class Size(NamedTuple):
     tasks: tuple[Task, ...]
 
 
-SMOKE = CONCRETE._replace(queries={"GP": (UNIFORM, "VarianceReduction")})
+SMOKE = CONCRETE._replace(more={}, queries={"GP": (UNIFORM, "VarianceReduction")})
 SIZES = {
     "smoke": Size(20, 5, 1, 2, (SMOKE,)),
     "cpu": Size(20, 20, 4, 5, (CONCRETE, DIGITS)),
@@ -138,14 +144,15 @@ class Active:
         }
         tasks = {task.data: summary(task, found[task.data]) for task in size.tasks}
         settings = size._replace(tasks=())._asdict() | {"size": self.size}
-        content = {"settings": settings, "level": LEVEL, "tasks": tasks, "runs": found}
+        content = {"settings": settings, "level": LEVEL, "tasks": tasks}
         print(f"\n{markdown(tasks)}")
         print(f"\nwritten {save(self.out / 'active.json', 'active', content)}")
 
     def rows(self, task: Task, method: str, query: str) -> list[dict[str, Any]]:
         """A run for each seed, from its file where there is one."""
         size, runs = SIZES[self.size], []
-        for seed in range(size.seeds):
+        seeds = size.seeds * task.more.get(method, 1)
+        for seed in range(min(seeds, nq.data.info(task.data).splits)):
             name = f"{task.data}-{method}-{query}-{seed}.json"
             path = self.out / f"active-{self.size}" / name
             if not path.exists():
@@ -156,8 +163,9 @@ class Active:
         return runs
 
 
+@functools.cache
 def methods() -> dict[str, Any]:
-    """What is fitted to the labels."""
+    """What is fitted to the labels; one object each, so that programs are kept."""
     train = nq.Train(optax.adam(1e-2), steps=300)
     last = nq.Laplace(subset=nq.LastLayer())
     return {
@@ -167,14 +175,20 @@ def methods() -> dict[str, Any]:
     }
 
 
+@functools.cache
+def problem(features: int, classes: int) -> nq.BNN:
+    """Two hidden layers of 50 units; regression where there are no classes."""
+    build = nq.models.mlp(features, classes or 1, width=50)
+    likelihood = nq.Categorical() if classes else nq.Gaussian()
+    return nq.BNN(nq.Network(build), likelihood, scaling=nq.Standardize())
+
+
 def one(task: Task, method: str, query: str, seed: int, size: Size) -> dict[str, Any]:
     """One run; pool, test set and first labels are the same for all with its seed."""
     data = nq.data.load(task.data, split=seed)
     x, y = data.train.x, data.train.y
     classes = np.issubdtype(y.dtype, np.integer)
-    build = nq.models.mlp(x.shape[1], int(y.max()) + 1 if classes else 1, width=50)
-    likelihood = nq.Categorical() if classes else nq.Gaussian()
-    bnn = nq.BNN(nq.Network(build), likelihood, scaling=nq.Standardize())
+    bnn = problem(x.shape[1], int(y.max()) + 1 if classes else 0)
     first = np.random.default_rng(seed).permutation(len(y))[: size.first]
     learning = ActiveLearning(methods()[method], QUERIES[query], batch=size.batch)
     state = learning.init(bnn, x, first, y[first], key=jax.random.key(seed))
@@ -204,6 +218,7 @@ def summary(task: Task, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
         for query, some in runs.items():
             own = curve(some, task.score)
             row = {"method": method, "query": query, "curve": own.to_dict(LEVEL)}
+            row["values"] = np.round(own.values, 5).tolist()
             if query != UNIFORM:
                 row["last"] = ending(own).difference(ending(base), LEVEL)
                 row["whole"] = own.difference(base, LEVEL)
@@ -232,7 +247,7 @@ def markdown(tasks: dict[str, Any]) -> str:
         count = task["rows"][0]["curve"]["labels"][-1]
         title = f"{name}, {count} labels: {task['score']}; {task['calibration']}"
         for row in task["rows"]:
-            cells = [title, row["method"], row["query"]]
+            cells = [title, row["method"], row["query"], str(row["curve"]["seeds"])]
             cells.append(f"{row['curve']['mean'][-1]:.3f}")
             for part in ("last", "whole"):
                 gap = row.get(part)

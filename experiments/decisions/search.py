@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from experiments.decisions.search_runs import BOTORCH, SOBOL, stored
+from experiments.decisions.search_table import tuning
 from experiments.record import save
 from ntkuq.decisions.search import Benchmark, ackley, branin, hartmann6
 from ntkuq.decisions.search.calibration import calibration
@@ -19,6 +20,7 @@ GOAL = 1e-3
 HEADINGS = (
     "function",
     "method",
+    "seeds",
     "median regret",
     "quartiles",
     f"evaluations to {GOAL:g}",
@@ -26,27 +28,38 @@ HEADINGS = (
     "RMS z",
     "0.8 interval holds",
 )
-FUNCTIONS = {"branin": branin, "hartmann6": hartmann6, "ackley10": ackley}
+FUNCTIONS = {
+    "branin": branin,
+    "hartmann6": hartmann6,
+    "ackley10": ackley,
+    "tuning": tuning,
+}
 
 
 class Task(NamedTuple):
-    """Evaluations of a search, the first 2 D among them, and how many searches."""
+    """Evaluations of a search, the first 2 D among them, and how many searches.
+
+    peers: how many of BoTorch's, with its default noise and with none; the first ones.
+    """
 
     budget: int
     seeds: int
+    peers: tuple[int, int] = (0, 0)
 
 
 SIZES = {
-    "smoke": {"branin": Task(7, 2)},
+    "smoke": {"branin": Task(7, 2, (2, 2))},
     "cpu": {
-        "branin": Task(40, 20),
-        "hartmann6": Task(60, 20),
-        "ackley10": Task(60, 5),
+        "branin": Task(40, 20, (20, 20)),
+        "hartmann6": Task(60, 20, (12, 8)),
+        "ackley10": Task(60, 5, (3, 0)),
+        "tuning": Task(40, 20),
     },
     "gpu": {
-        "branin": Task(40, 50),
-        "hartmann6": Task(120, 50),
-        "ackley10": Task(200, 20),
+        "branin": Task(40, 50, (50, 50)),
+        "hartmann6": Task(120, 50, (50, 50)),
+        "ackley10": Task(200, 20, (20, 20)),
+        "tuning": Task(60, 50),
     },
 }
 
@@ -73,22 +86,25 @@ class Search:
             if name not in self.functions:
                 continue
             function = FUNCTIONS[name]()
-            peers = () if self.botorch_python is None else tuple(BOTORCH)
+            counts = dict.fromkeys(self.methods, task.seeds)
+            if self.botorch_python is not None:
+                peers = zip(BOTORCH, task.peers, strict=True)
+                counts |= {label: count for label, count in peers if count}
             rows = {
                 label: summary(
                     function,
                     stored(
                         label,
                         function,
-                        range(task.seeds),
+                        range(count),
                         task.budget,
                         python=self.botorch_python,
                         out=self.out / "search",
                     ),
                 )
-                for label in (*self.methods, *peers)
+                for label, count in counts.items()
             }
-            found[name] = {**task._asdict(), "rows": rows}
+            found[name] = {"budget": task.budget, "rows": rows}
         print(f"\n{markdown(found)}")
         content = {"size": self.size, "goal": GOAL, "functions": found}
         print(f"\nwritten {save(self.out / 'search.json', 'search', content)}")
@@ -108,6 +124,7 @@ def summary(function: Benchmark, runs: list[dict[str, Any]]) -> dict[str, Any]:
         )
     )
     return {
+        "seeds": len(runs),
         "median": median.tolist(),
         "lower": lower.tolist(),
         "upper": upper.tolist(),
@@ -123,10 +140,10 @@ def markdown(functions: dict[str, Any]) -> str:
     """One row a function and method."""
     lines = [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
     for name, found in functions.items():
-        title = f"{name}, {found['seeds']} seeds, {found['budget']} evaluations"
+        title = f"{name}, {found['budget']} evaluations"
         for label, row in found["rows"].items():
             chosen = row["calibration"]
-            cells = [title, label, f"{row['median'][-1]:.2g}"]
+            cells = [title, label, str(row["seeds"]), f"{row['median'][-1]:.2g}"]
             cells.append(f"{row['lower'][-1]:.2g} to {row['upper'][-1]:.2g}")
             cells.append(str(row["evaluations to the goal"] or "—"))
             if chosen["count"]:

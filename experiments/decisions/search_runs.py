@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import time
@@ -27,8 +28,9 @@ BOTORCH = {"BoTorch": "inferred", "BoTorch, exact": "exact"}
 SOBOL = "Sobol points"
 
 
+@functools.cache
 def surrogates() -> dict[str, Any]:
-    """Our methods; the plain GP first."""
+    """Our methods, the plain GP first; one object each, so that programs are kept."""
     train = nq.Train(optax.adam(1e-2), steps=300)
     return {
         "GP": nq.GP(),

@@ -36,17 +36,39 @@ def log_improvement(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
     >>> [f"{v:.5g}" for v in log_improvement(jnp.array([0.0, -10.0, -1e4]))]
     ['-0.91894', '-55.553', '-5e+07']
     """
+    return _log_h(z)
+
+
+@jax.custom_jvp
+def _log_h(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    return _value_and_slope(z)[0]
+
+
+@_log_h.defjvp
+def _log_h_jvp(primals, tangents):
+    value, slope = _value_and_slope(*primals)
+    return value, slope * tangents[0]
+
+
+def _value_and_slope(z: Array) -> tuple[Array, Array]:
+    r"""log h, and its slope $\Phi/h$, which is $1/k$ in the tail."""
     tail = z <= -TAIL
     # each branch sees only values that it can take: no NaN reaches the gradient
     near = jnp.where(tail, -TAIL, z)
     far = jnp.where(tail, -z, TAIL)
-    bulk = jnp.log(jnp.exp(_log_density(near)) + near * jax.scipy.special.ndtr(near))
+    below = jax.scipy.special.ndtr(near)
+    bulk = jnp.exp(_log_density(near)) + near * below
 
-    fraction = far
-    for level in range(LEVELS, 1, -1):
-        fraction = far + level / fraction
+    # a loop: unrolled, it is most of what a program with this value compiles
+    def level(n: Array, fraction: Array) -> Array:
+        return far + (LEVELS - n).astype(far.dtype) / fraction
+
+    fraction = jax.lax.fori_loop(0, LEVELS - 1, level, far)
     k = 1.0 / fraction
-    return jnp.where(tail, _log_density(-far) + jnp.log(k) - jnp.log(far + k), bulk)
+    value = _log_density(-far) + jnp.log(k) - jnp.log(far + k)
+    return jnp.where(tail, value, jnp.log(bulk)), jnp.where(
+        tail, fraction, below / bulk
+    )
 
 
 def _log_density(z: Float[Array, "*n"]) -> Float[Array, "*n"]:

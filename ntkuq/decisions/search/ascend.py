@@ -69,9 +69,11 @@ def minimize(
             return count + 1, moved, state, jnp.abs(gradient).max(), best, best_value
 
         first = jnp.asarray(jnp.inf, start.dtype)
-        carry = (0, start, solver.init(start), first, start, safe(start))
-        _, p, _, _, best, best_value = jax.lax.while_loop(more, step, carry)
-        last = safe(p)
+        carry = (0, start, solver.init(start), first, start, first)
+        _, p, state, _, best, best_value = jax.lax.while_loop(more, step, carry)
+        # the line search knows the value where it stopped: no further copy of the
+        # function to compile
+        last: Any = optax.tree.get(state, "value")
         better = last < best_value
         return jnp.where(better, p, best), jnp.where(better, last, best_value)
 

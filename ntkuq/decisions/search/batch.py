@@ -103,7 +103,8 @@ def _batch(search, state, models, smooth, n, dtype, reason, key):
     size = padded(len(state.y) + n)
     taken = np.full((size, search.bounds.size), -1.0)
     # a noisy objective may be asked again where it was
-    told = len(state.y) if search.noise.exact() or _whole(search) else 0
+    fresh = search.noise.exact() or np.isfinite(search.bounds.count)
+    told = len(state.y) if fresh else 0
     taken[:told] = units[:told]
     believes = isinstance(objective, PaddedGP) or isinstance(
         search.acquisition, Thompson
@@ -159,10 +160,6 @@ def _raw(search: BayesOpt, top: np.ndarray, key: Array) -> np.ndarray:
     centers = top[rng.integers(len(top), size=count)]
     steps = centers + width * rng.standard_normal((count, size))
     return np.concatenate([spread, np.clip(steps, 0.0, 1.0)])
-
-
-def _whole(search: BayesOpt) -> bool:
-    return bool(np.all(np.asarray(search.bounds.integer)))
 
 
 def _slope(u: np.ndarray, y: np.ndarray) -> float:

@@ -68,6 +68,13 @@ class Box:
         """The length of each side."""
         return np.asarray(self.upper) - np.asarray(self.lower)
 
+    @property
+    def count(self) -> float:
+        """How many points there are; infinite unless all variables are whole."""
+        if not np.all(np.asarray(self.integer)):
+            return float("inf")
+        return float(np.prod(self.side + 1))
+
     def unit(self, x: ArrayLike | Sequence) -> Float[np.ndarray, "N D"]:
         """Points (N, D) as positions in the unit cube."""
         return (np.asarray(x, np.float64) - np.asarray(self.lower)) / self.side

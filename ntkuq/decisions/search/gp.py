@@ -22,7 +22,11 @@ EXACT = 1e-4
 #: Middle and width of the prior of the logarithm of a noise scale that is fitted.
 NOISE_PRIOR = (np.log(0.1), 2.0)
 #: Width of the priors of logarithms, around the kernel's first values.
-LENGTH_WIDTH, OTHER_WIDTH = 3**0.5, 1.0
+OTHER_WIDTH = 1.0
+#: Middle of the prior of a length scale over the first value, and its width. The first
+#: value of `RBF` grows with the root of D: the middle is 0.2 sqrt(D) of a side. With a
+#: wide prior the mode of few points is too long, and predictions are too sure.
+LENGTH_SHIFT, LENGTH_WIDTH = np.log(0.7), 1.0
 #: Steps of a fit, and starts besides the last values and the kernel's own.
 STEPS, RESTARTS = 60, 2
 NOISE = "noise scale"
@@ -153,7 +157,9 @@ def fit_gp(
 ) -> PaddedGP:
     """The GP given observations, hyper-parameters at the mode of their posterior.
 
-    The priors are log-normal around the kernel's own first values.
+    The priors are log-normal around the kernel's own first values; that of length
+    scales lies lower and grows with the dimension as in Hvarfner, Hellsten and Nardi
+    2024 (arXiv 2402.02229).
 
     Args:
         covariance: of features of unit variance.
@@ -195,12 +201,12 @@ def fit_gp(
 
 def _start(covariance, theta, exact, x, values, known, key):
     initial = covariance.initial()
-    width = {
-        name: np.full(np.shape(v), LENGTH_WIDTH if "length" in name else OTHER_WIDTH)
-        for name, v in initial.items()
-    }
-    middle, _ = ravel_pytree(initial)
-    width, _ = ravel_pytree(jax.tree.map(jnp.asarray, width))
+    lengths = {name: "length" in name for name in initial}
+    shift = {name: LENGTH_SHIFT if long else 0.0 for name, long in lengths.items()}
+    width = {n: LENGTH_WIDTH if long else OTHER_WIDTH for n, long in lengths.items()}
+    first, _ = ravel_pytree(initial)
+    middle = first + _filled(initial, shift)
+    width = _filled(initial, width)
     noise, noise_width = (np.log(EXACT), 1.0) if exact else NOISE_PRIOR
     middle = jnp.append(middle, noise)
     width = jnp.append(width, noise_width)
@@ -209,3 +215,9 @@ def _start(covariance, theta, exact, x, values, known, key):
     last = middle if theta is None else jnp.asarray(theta)
     starts = jnp.concatenate([last[None], middle[None], middle + 0.7 * width * drawn])
     return _tune(covariance, starts, middle, width, free, x, values, known)
+
+
+def _filled(like, values):
+    """One value for each entry of the hyper-parameters, by name."""
+    filled = {name: jnp.full(jnp.shape(like[name]), v) for name, v in values.items()}
+    return ravel_pytree(filled)[0]

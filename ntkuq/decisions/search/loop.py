@@ -54,7 +54,12 @@ def run(
         evaluations: points in the state at the end, those of `state` included.
         batch: points asked for at once.
         checkpoint: where the state is kept after each round; a state found there is
-            gone on from.
+            gone on from. A kill loses the evaluations of the round it falls into.
+
+    Raises:
+        TypeError: for an objective that returns no number.
+        ValueError: for more evaluations than a box of whole variables has points, or
+            constraints that do not fit.
 
     >>> import jax, ntkuq as nq
     >>> from ntkuq.decisions.acquisition import LogEI
@@ -66,6 +71,11 @@ def run(
     >>> found.failures
     ((0, 'ZeroDivisionError: float division by zero'),)
     """
+    if evaluations > search.bounds.count:
+        raise ValueError(
+            f"run: expected at most {search.bounds.count:g} evaluations, one for each "
+            f"point of the box, got {evaluations}"
+        )
     failures: list[tuple[int, str]] = []
     if checkpoint is not None:
         kept = checkpoint.read()
@@ -111,13 +121,23 @@ def _evaluated(objective, point: np.ndarray, constraints: int) -> Outcome | str:
     except Exception as error:  # noqa: BLE001 - the user's code; kept as a failure
         return f"{type(error).__name__}: {error}"
     if not isinstance(found, Outcome):
-        found = Outcome(float(found), np.zeros(0))
+        found = Outcome(_number(found), np.zeros(0))
     outcomes = np.asarray(found.constraints, np.float64).reshape(-1)
     if outcomes.shape != (constraints,):
         raise ValueError(
             f"objective: expected {constraints} constraint outcomes, got "
             f"{outcomes.size}: return Outcome(y, constraints)"
         )
+    found = found._replace(y=_number(found.y))
     if not np.isfinite(found.y) or not np.isfinite(outcomes).all():
         return f"value not finite: {found.y}, constraints {outcomes.tolist()}"
-    return Outcome(float(found.y), outcomes)
+    return Outcome(found.y, outcomes)
+
+
+def _number(value) -> float:
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"objective: expected one number, or Outcome(y, constraints), got {value!r}"
+        )
+    return float(array.reshape(()))
