@@ -18,6 +18,7 @@ from experiments.record import save
 from ntkuq.continual import (
     EWC,
     FROMP,
+    SFSVI,
     AbstractStrategy,
     DarkReplay,
     FineTuning,
@@ -29,6 +30,7 @@ from ntkuq.continual import (
     Stream,
     SynapticIntelligence,
     UncertainPoints,
+    WithReplay,
     multi_head,
     permuted,
     run,
@@ -53,13 +55,18 @@ def adam(rate: float, epochs: int, batch: int) -> Train:
     return Train(optax.adam(rate), epochs=epochs, batch=batch)
 
 
+def cosine(rate: float, epochs: int, batch: int) -> Train:
+    """Adam whose rate decays to zero within each task."""
+    return Train(rate, epochs=epochs, batch=batch)
+
+
 #: `epochs` is the argument of each strategy: 10, or fewer for a smoke test.
 ROWS: dict[str, Row] = {
     "fine-tuning": Row("permuted", lambda e: FineTuning(adam(1e-3, e, 256)), ""),
     "joint": Row("permuted", lambda e: Joint(adam(1e-3, e, 256)), ""),
     "EWC": Row(
         "permuted",
-        lambda e: EWC(adam(1e-3, e, 256), 1_000.0),
+        lambda e: EWC(adam(1e-3, e, 256), strength=100.0),
         "83 to 84 (re-runs; 2x100 and 1x512)",
     ),
     "SI": Row(
@@ -82,6 +89,23 @@ ROWS: dict[str, Row] = {
         lambda e: DarkReplay(adam(1e-3, e, 256), RandomPoints(200), 1.0, 1.0, 256),
         "FROMP 94.8",
     ),
+    "DER++, 200, cosine": Row(
+        "permuted",
+        lambda e: DarkReplay(cosine(1e-3, e, 256), RandomPoints(200), 1.0, 1.0, 256),
+        "FROMP 94.8",
+    ),
+    "S-FSVI, 200": Row(
+        "permuted",
+        lambda e: SFSVI(cosine(1e-3, e, 256), memory=RandomPoints(200), context=40),
+        "95.76 (2x100)",
+    ),
+    "online KFAC Laplace + DER++, 200": Row(
+        "permuted",
+        lambda e: WithReplay(
+            OnlineLaplace(cosine(1e-3, e, 256)), RandomPoints(200), 1.0, 1.0, 256
+        ),
+        "FROMP 94.8, S-FSVI 95.76",
+    ),
     "FROMP, 200": Row(
         "permuted",
         lambda e: FROMP(adam(1e-3, e, 128), UncertainPoints(200), 500.0),
@@ -96,6 +120,33 @@ ROWS: dict[str, Row] = {
     "multi-head: DER++, 40": Row(
         "split, multi-head",
         lambda e: DarkReplay(adam(1e-3, e, 256), RandomPoints(40), 1.0, 1.0, 40),
+        "FROMP 99.3",
+        256,
+    ),
+    "multi-head: DER++, 40, cosine": Row(
+        "split, multi-head",
+        lambda e: DarkReplay(cosine(1e-3, e, 256), RandomPoints(40), 1.0, 1.0, 40),
+        "FROMP 99.3",
+        256,
+    ),
+    "multi-head: FROMP, 40": Row(
+        "split, multi-head",
+        lambda e: FROMP(adam(1e-3, e, 256), UncertainPoints(40), 500.0),
+        "99.3 (code), 99.0 +- 0.1 (paper)",
+        256,
+    ),
+    "multi-head: S-FSVI, 40": Row(
+        "split, multi-head",
+        lambda e: SFSVI(cosine(1e-3, e, 256), memory=RandomPoints(40), context=40),
+        "99.54 (2x256)",
+        256,
+    ),
+    "multi-head: online KFAC Laplace + DER++, 40": Row(
+        "split, multi-head",
+        lambda e: WithReplay(
+            OnlineLaplace(cosine(1e-3, e, 256), strength=100.0),
+            *(RandomPoints(40), 1.0, 1.0, 40),
+        ),
         "FROMP 99.3",
         256,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from jaxtyping import Array, PyTree
 from rich.console import Console
 
 import ntkuq as nq
+from experiments.continual.width_views import figure
+from experiments.race.run import machine
 from experiments.record import save
 from ntkuq.continual import (
     AbstractStrategy,
@@ -30,6 +33,10 @@ from ntkuq.continual import (
 from ntkuq.data import Dataset, Split
 from ntkuq.models import BNN, NTK, Categorical, MuP, NormalPrior, Standard, Train, mlp
 from ntkuq.report.catalog import slug
+
+
+#: Largest width of networks with several hidden layers on the CPU.
+DEEP = 512
 
 
 class Scaled(eqx.Module):
@@ -68,7 +75,7 @@ def sgd(rate: float, epochs: int, momentum: float | None = None) -> Train:
 WAYS: dict[str, Way] = {
     "SGD, 1 epoch": Way(sgd(0.01, 1)),
     "SGD, 5 epochs": Way(sgd(0.01, 5)),
-    "SGD, to 99.9 %": Way(sgd(0.05, 1), "fitted"),
+    "SGD, to 99.9 %": Way(sgd(0.1, 1), "fitted"),
     "momentum, 5 epochs": Way(sgd(0.01, 5, 0.9)),
     "Adam, 5 epochs": Way(Train(optax.adam(1e-3), epochs=5, batch=32)),
     "NTK, 5 epochs": Way(sgd(1.0, 5), parametrization=NTK()),
@@ -85,8 +92,8 @@ class Width:
     out: Path = Path("out/width")
     """Where units, forgetting-width.json and the figure are written; resumes."""
     size: Literal["smoke", "cpu", "gpu"] = "cpu"
-    """smoke: digits, widths 8 to 32. cpu: 3 200 rows a task, widths 32 to 2048. gpu:
-    60 000 rows, widths to 16 384, five seeds."""
+    """smoke: digits, widths 8 to 32. cpu: 1 600 rows a task, widths 32 to 2048, of
+    three layers to 512. gpu: 60 000 rows, widths to 16 384, five seeds."""
     ways: tuple[str, ...] = field(default_factory=lambda: tuple(WAYS))
     """Which ways of training."""
     seeds: int | None = None
@@ -98,11 +105,15 @@ class Width:
         seeds = seeds if self.seeds is None else self.seeds
         stream = rotated(data)
         arms: dict[str, Arm] = {}
-        began = time.perf_counter()
+        began, processors = time.perf_counter(), time.process_time()
         for name in self.ways:
             if name not in WAYS:
                 raise SystemExit(f"--ways: expected some of {list(WAYS)}, got {name!r}")
-            arms[name] = arm(self.out, name, stream, widths, seeds)
+            own = widths
+            if self.size == "cpu" and WAYS[name].depth > 1:
+                # layers between layers grow with the square of the width
+                own = tuple(width for width in widths if width <= DEEP)
+            arms[name] = arm(self.out, name, stream, own, seeds)
             values = arms[name].forgetting.mean(axis=0)
             console.print(f"{name}: forgetting {np.round(values, 3).tolist()}")
         early, late = "SGD, 5 epochs", "SGD, to 99.9 %"
@@ -111,20 +122,20 @@ class Width:
             arms, early=early if both else None, converged=late if both else None
         )
         for claim in claims:
-            console.print(str(claim))
-        path = save(
-            self.out / "forgetting-width.json",
-            "width",
-            {
-                "size": self.size,
-                "seeds": seeds,
-                "widths": list(widths),
-                "seconds": time.perf_counter() - began,
-                "arms": {name: plain(one) for name, one in arms.items()},
-                "claims": [claim.to_dict() for claim in claims],
-            },
-        )
-        figure(arms, self.out / "forgetting-width.svg")
+            console.print(str(claim), markup=False)
+        document = {
+            "size": self.size,
+            "seeds": seeds,
+            "widths": list(widths),
+            "seconds": time.perf_counter() - began,
+            "processor seconds": time.process_time() - processors,
+            "load": os.getloadavg()[0],
+            "machine": machine(),
+            "arms": {name: plain(one) for name, one in arms.items()},
+            "claims": [claim.to_dict() for claim in claims],
+        }
+        path = save(self.out / "forgetting-width.json", "width", document)
+        figure(document, self.out / "forgetting-width.svg")
         console.print(f"written {path}")
 
 
@@ -135,7 +146,7 @@ def setting(size: str) -> tuple[Split, tuple[int, ...], int]:
         return _images(data, 8, 300, 200), (8, 16, 32), 2
     data = nq.data.load_images("mnist")
     if size == "cpu":
-        return _images(data, 28, 3_200, 1_000), (32, 128, 512, 2_048), 3
+        return _images(data, 28, 1_600, 1_000), (32, 128, 512, 2_048), 3
     return _images(data, 28, 60_000, 10_000), (32, 128, 512, 2_048, 8_192, 16_384), 5
 
 
@@ -202,19 +213,3 @@ def plain(one: Arm) -> dict[str, Any]:
         "learned": one.learned.tolist(),
         "note": one.note,
     }
-
-
-def figure(arms: dict[str, Arm], path: Path) -> None:
-    """Forgetting against width, a line for each way of training."""
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(6, 4), layout="constrained")
-    axes = drawn.subplots()
-    for name, one in arms.items():
-        axes.plot(one.widths, one.forgetting.mean(axis=0), marker="o", label=name)
-    axes.set_xscale("log", base=2)
-    axes.set_xlabel("width")
-    axes.set_ylabel("average forgetting over the earlier tasks")
-    drawn.legend(loc="outside right upper", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(path)

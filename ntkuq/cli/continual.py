@@ -14,7 +14,7 @@ from ntkuq import continual
 from ntkuq.cli.errors import UsageError
 from ntkuq.cli.parse import CONTINUAL, known_in, parse
 from ntkuq.cli.regime import load_training
-from ntkuq.continual import AbstractStrategy, Stream, multi_head
+from ntkuq.continual import AbstractStrategy, Stream, WithReplay, multi_head
 from ntkuq.data import (
     Dataset,
     Split,
@@ -33,7 +33,7 @@ from ntkuq.models import (
     Train,
     mlp,
 )
-from ntkuq.report import html
+from ntkuq.report import html, markdown
 from ntkuq.report.continual import continual_document, continual_page
 from ntkuq.report.provenance import provenance
 
@@ -57,10 +57,19 @@ def load_strategy(text: str, training: str) -> AbstractStrategy:
             "--strategy: expected what is done against forgetting, such as "
             f"'EWC(strength=1000.0)', got {text!r}"
         )
-    train = getattr(found, "train", None)
+    inner = found.strategy if isinstance(found, WithReplay) else found
+    train = getattr(inner, "train", None)
     if isinstance(train, Train) and "Train(" not in text:
-        found = dataclasses.replace(found, train=load_training(training))  # pyright: ignore[reportCallIssue]
+        found = trained_by(found, load_training(training))
     return found
+
+
+def trained_by(strategy: AbstractStrategy, train: Train) -> AbstractStrategy:
+    """The strategy with this training, also where it is inside another one."""
+    if isinstance(strategy, WithReplay):
+        inner = trained_by(strategy.strategy, train)
+        return dataclasses.replace(strategy, strategy=inner)  # pyright: ignore[reportArgumentType]
+    return dataclasses.replace(strategy, train=train)  # pyright: ignore[reportCallIssue]
 
 
 def load_stream(flags: Continual) -> tuple[BNN, Stream]:
@@ -160,7 +169,8 @@ def execute(
         say(f"{record['code']}: {record['answer']}. {record['sentence']}")
     if target is not None:
         write_json(target / "continual.json", document)
-        page = html.render(continual_page(document))
-        write_bytes(target / "report.html", page.encode())
+        page = continual_page(document)
+        write_bytes(target / "report.html", html.render(page).encode())
+        write_bytes(target / "report.md", markdown.render(page).encode())
         say(f"\nwritten {target / 'report.html'}")
     return document

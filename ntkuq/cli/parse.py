@@ -85,10 +85,12 @@ CONTINUAL = (
     "OnlineLaplace",
     "RandomPoints",
     "Replay",
+    "SFSVI",
     "SynapticIntelligence",
     "UncertainPoints",
     "UntilFitted",
     "VCL",
+    "WithReplay",
 )
 
 

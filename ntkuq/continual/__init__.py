@@ -14,6 +14,7 @@ from ntkuq.continual.strategies import (
     EWC as EWC,
     FROMP as FROMP,
     OGD as OGD,
+    SFSVI as SFSVI,
     VCL as VCL,
     AbstractSelection as AbstractSelection,
     AbstractStrategy as AbstractStrategy,
@@ -29,6 +30,7 @@ from ntkuq.continual.strategies import (
     SynapticIntelligence as SynapticIntelligence,
     UncertainPoints as UncertainPoints,
     UntilFitted as UntilFitted,
+    WithReplay as WithReplay,
 )
 from ntkuq.continual.streams import (
     MultiHead as MultiHead,

@@ -5,21 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ntkuq.continual.kept import Kept
 from ntkuq.continual.learned import Learned
 from ntkuq.continual.measures import measured
 from ntkuq.continual.results import Results
 from ntkuq.continual.strategies.base import AbstractStrategy
-from ntkuq.continual.streams import Stream, Task, as_stream
-from ntkuq.data import Dataset, Store, digest
-from ntkuq.models import BNN, Identity, constructor, identity, parameters
-from ntkuq.posteriors import load, save
+from ntkuq.continual.streams import Met, Stream, Task, as_stream
+from ntkuq.data import Dataset, digest
+from ntkuq.models import BNN, Identity, constructor, parameters
 
 
 #: Told a line after each task.
@@ -81,12 +81,13 @@ def run(
     if seeds < 1:
         raise ValueError(f"run: expected seeds >= 1, got {seeds}")
     tasks = as_stream(stream)
-    first = tasks[0]
-    bnn = bnn.prepare(first.train)
+    met = Met(tasks)
+    bnn = bnn.prepare(met.task(0).train)
     keys = [jax.random.fold_in(key, seed) for seed in range(seeds)]
     kept = Kept.open(out, strategy, bnn, tasks, key=key)
     tests = []
-    for task in tasks:
+    for number in range(len(tasks)):
+        task = met.task(number)
         _check(bnn, task)
         tests.append(task.test)
     begun = [_begin(strategy, bnn, tests, key=one) for one in keys]
@@ -96,8 +97,8 @@ def run(
     seconds = []
     chain = ""
     for number in range(len(tasks)):
-        task = tasks[number]
         began = time.perf_counter()
+        task = met.last(number)
         if kept is not None:
             chain = digest([chain, task.train.fingerprint(), task.test.fingerprint()])
         records = [
@@ -148,69 +149,6 @@ def run(
     )
 
 
-class Kept(NamedTuple):
-    """Finished tasks of each seed in a directory: numbers and states."""
-
-    store: Store
-
-    @staticmethod
-    def open(
-        out: str | Path | None,
-        strategy: AbstractStrategy,
-        bnn: BNN,
-        tasks: Stream,
-        *,
-        key: Array,
-    ) -> Kept | None:
-        """The directory of this run; `None` without one."""
-        if out is None:
-            return None
-        described = {
-            "strategy": identity(strategy),
-            "problem": identity(bnn),
-            "tasks": list(tasks.names),
-            "setting": tasks.setting,
-            "key": np.ravel(jax.random.key_data(key)).tolist(),
-        }
-        store = Store.open(out, digest(described), described)
-        (store.directory / "states").mkdir(exist_ok=True)
-        return Kept(store)
-
-    def read(self, seed: int, task: int, chain: str) -> dict[str, Any] | None:
-        """The numbers of a finished task, on the same data; `None` without."""
-        found = self.store.read(f"seed-{seed}-task-{task}")
-        if (
-            found is None
-            or found["data"] != chain
-            or not self._file(seed, task).exists()
-        ):
-            return None
-        return found
-
-    def state(self, seed: int, task: int, bnn: BNN) -> Learned:
-        """The state after a finished task."""
-        found = load(self._file(seed, task), bnn)
-        if not isinstance(found, Learned):
-            raise TypeError(f"expected the state of a run, got {type(found).__name__}")
-        return found
-
-    def write(
-        self, seed: int, task: int, chain: str, state: Learned, record: dict
-    ) -> None:
-        """The state, then the numbers: a unit counts once both are there.
-
-        Of the states only the last is needed, and the one before it until then.
-        """
-        save(self._file(seed, task), state)
-        self.store.write(f"seed-{seed}-task-{task}", {**record, "data": chain})
-        if task > 0:
-            # an empty file says that it was here
-            self._file(seed, task - 1).write_bytes(b"")
-
-    def _file(self, seed: int, task: int) -> Path:
-        return self.store.directory / "states" / f"seed-{seed}-task-{task}.ntkuq"
-
-
 def _begin(
     strategy: AbstractStrategy, bnn: BNN, tests: Sequence[Dataset], *, key: Array
 ) -> tuple[Learned, dict[str, list[float]]]:
@@ -227,20 +165,26 @@ def _tested(state: Learned, tests: Sequence[Dataset]) -> dict[str, list[float]]:
 def _record(
     state: Learned, start: Any, tests: Sequence[Dataset], seconds: float
 ) -> dict[str, Any]:
-    now = parameters(state.bnn.network.trained)
-    moved = _norm(jax.tree.map(jnp.subtract, now, start))
+    moved = float(_distance(parameters(state.bnn.network.trained), start))
     leaves = [leaf for leaf in jax.tree.leaves(state.memory) if hasattr(leaf, "nbytes")]
     return {
         "measures": _tested(state, tests),
-        "distance": moved / max(_norm(start), 1e-30),
+        "distance": moved,
         "seconds": seconds,
         "keeps": int(sum(leaf.nbytes for leaf in leaves)),
     }
 
 
-def _norm(tree: Any) -> float:
-    squares = [float(jnp.vdot(leaf, leaf)) for leaf in jax.tree.leaves(tree)]
-    return float(np.sqrt(sum(squares)))
+@jax.jit
+def _distance(now: Any, start: Any) -> Array:
+    """Of the parameters from where they started, over the size of these."""
+
+    def norm(tree: Any) -> Array:
+        return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
+
+    return norm(jax.tree.map(jnp.subtract, now, start)) / jnp.maximum(
+        norm(start), 1e-30
+    )
 
 
 def _line(tasks: Stream, rows: list, number: int, spent: float, stored: int) -> str:

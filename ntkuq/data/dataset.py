@@ -360,6 +360,42 @@ class Dataset(eqx.Module):
             name=self.name,
         )
 
+    def with_inputs(
+        self,
+        x: Any,
+        *,
+        features: Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> "Dataset":
+        """The same targets, with what is known of them, and other inputs.
+
+        Args:
+            x: inputs of the same examples, leading axis N.
+            features: names of the columns of x; the old ones are dropped.
+            name: of the new data set; `None` for the same.
+
+        Raises:
+            DataError: as for a new `Dataset`.
+
+        >>> data = Dataset([[1.0, 2.0]], [5.0], features=("a", "b"), units="m")
+        >>> new = data.with_inputs([[3.0]])
+        >>> new.x.tolist(), new.y.tolist(), new.features, new.units
+        ([[3.0]], [5.0], None, 'm')
+        """
+        return Dataset(
+            x,
+            self.y,
+            noise_scale=self.noise_scale,
+            group=self.group,
+            groups=self.groups,
+            weight=self.weight,
+            features=features,
+            target=self.target,
+            classes=self.classes,
+            units=self.units,
+            name=self.name if name is None else name,
+        )
+
     def split(
         self,
         *,

@@ -6,8 +6,18 @@ from typing import Any
 from .document import Document, validate
 from .escape import fence, markdown
 from .methods import short_label
+from .page import Page
 from .sections import CODE_WORDS, sections, subtitle, title
-from .sections.blocks import Block, Figure, Listing, Missing, Row, Table, Text
+from .sections.blocks import (
+    Block,
+    Figure,
+    Listing,
+    Missing,
+    Row,
+    Section,
+    Table,
+    Text,
+)
 
 
 def page(document: Document, baseline: Document | None = None) -> str:
@@ -26,22 +36,50 @@ def page(document: Document, baseline: Document | None = None) -> str:
     validate(document)
     if baseline is not None:
         validate(baseline)
-    return "\n".join(_lines(document, baseline)) + "\n"
+    lines = _lines(
+        title(document),
+        subtitle(document),
+        document["verdict"],
+        sections(document, baseline),
+        CODE_WORDS,
+    )
+    return "\n".join(lines) + "\n"
 
 
-def _lines(document: Document, baseline: Document | None) -> Iterator[str]:
-    yield f"# {markdown(title(document))}"
+def render(page: Page) -> str:
+    """A page of any kind of document, as `ntkuq.report.html.render` draws it.
+
+    Args:
+        page: what is shown; nothing is drawn.
+
+    Returns:
+        Markdown text. Everything in it is escaped.
+    """
+    words = {**CODE_WORDS, **page.words}
+    lines = _lines(page.title, page.subtitle, page.verdict, page.sections, words)
+    last = f"ntkuq {page.version} · {page.created} · {page.schema}"
+    return "\n".join([*lines, "", markdown(last)]) + "\n"
+
+
+def _lines(
+    heading: str,
+    under: str,
+    verdict: Sequence[Mapping[str, Any]],
+    parts: Sequence[Section],
+    words: Mapping[str, str],
+) -> Iterator[str]:
+    yield f"# {markdown(heading)}"
     yield ""
-    yield markdown(subtitle(document))
+    yield markdown(under)
     yield ""
     yield "## Verdict"
     yield ""
-    for record in document["verdict"]:
-        yield _verdict_line(record)
-    if not document["verdict"]:
+    for record in verdict:
+        yield _verdict_line(record, words)
+    if not verdict:
         yield "The run has no verdict."
     yield ""
-    for section in sections(document, baseline):
+    for section in parts:
         yield f"## {markdown(section.title)}"
         yield ""
         yield f"*{markdown(section.question)}*"
@@ -51,12 +89,12 @@ def _lines(document: Document, baseline: Document | None) -> Iterator[str]:
             yield ""
     yield "## Rules of the verdict"
     yield ""
-    for rule, code in {r["rule"]: r["code"] for r in document["verdict"]}.items():
-        yield f"- **{markdown(CODE_WORDS.get(code, code))}**: {markdown(rule)}"
+    for rule, code in {r["rule"]: r["code"] for r in verdict}.items():
+        yield f"- **{markdown(words.get(code, code))}**: {markdown(rule)}"
 
 
-def _verdict_line(record: Mapping[str, Any]) -> str:
-    about = CODE_WORDS.get(record["code"], record["code"])
+def _verdict_line(record: Mapping[str, Any], words: Mapping[str, str]) -> str:
+    about = words.get(record["code"], record["code"])
     if record.get("label") and record["code"] != "method":
         about = f"{about}, {short_label(record)}"
     answer, sentence = markdown(record["answer"]), markdown(record["sentence"])

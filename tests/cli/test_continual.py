@@ -28,6 +28,13 @@ def test_it_writes_a_document_and_a_page_and_goes_on(tmp_path, capsys):
         assert part in page
     assert "<script" not in page
     assert "<image" not in page
+    text = (out / "report.md").read_text()
+    for part in ("# What is forgotten: permuted", "## Calibration over time"):
+        assert part in text
+    # one row of the matrix, as the document has it
+    values = document["measures"]["accuracy"]
+    cells = [f"{sum(one[1][j] for one in values) / 2:.3f}" for j in range(2)]
+    assert f"| permutation 1 | {cells[0]} | {cells[1]} |" in text
     assert main(command) == 0
     assert "2 seeds stored" in capsys.readouterr().out
     assert (out / "report.html").read_text().count("<svg") == page.count("<svg")

@@ -12,6 +12,7 @@ from ntkuq.continual import (
     EWC,
     FROMP,
     OGD,
+    VCL,
     DarkReplay,
     LwF,
     OnlineEWC,
@@ -20,10 +21,12 @@ from ntkuq.continual import (
     Replay,
     SynapticIntelligence,
     UncertainPoints,
+    WithReplay,
 )
 from ntkuq.continual.strategies.functional import JITTER
 from ntkuq.continual.strategies.orthogonal import directions
 from ntkuq.continual.strategies.quadratic import raveled
+from ntkuq.continual.strategies.replay import Rehearsal
 from ntkuq.linearize import EmpiricalFisher, ExactFisher
 from ntkuq.models import Fixed, Train, forward, parameters
 from ntkuq.models.train import At
@@ -377,3 +380,35 @@ def test_a_memory_larger_than_the_data_keeps_them_all(tasks):
     strategy = Replay(TRAIN, RandomPoints(10_000))
     state, _ = after_first(strategy, tasks)
     assert int(state.memory.count) == len(tasks[0].train)
+
+
+@pytest.mark.parametrize("inner", ["laplace", "vcl", "ewc"])
+def test_replay_beside_a_posterior_adds_its_loss(tasks, inner):
+    within = {
+        "laplace": OnlineLaplace(TRAIN, structure=KFAC(), tune=Fixed()),
+        "vcl": VCL(TRAIN, draws=2),
+        "ewc": EWC(TRAIN, strength=7.0),
+    }[inner]
+    strategy = WithReplay(within, RandomPoints(10), outputs=0.4, labels=1.3, batch=6)
+    state, now = after_first(strategy, tasks)
+    alone, _ = after_first(within, tasks)
+    # before there are examples it is the strategy itself
+    for a, b in zip(raveled(state.bnn.model), raveled(alone.bnn.model), strict=True):
+        assert np.array_equal(a, b)
+    assert int(state.memory.buffer.count) == 10
+    job = strategy.job(state, now, key=jax.random.key(0))
+    bare = within.job(alone, now, key=jax.random.key(0))
+    at = At(
+        *(now.x, now.y, jnp.asarray(50.0)),
+        *(now.bnn.likelihood, jax.random.key(3)),
+    )
+    buffer = state.memory.buffer
+    rehearsal = Rehearsal(buffer, jnp.asarray(1.3), jnp.asarray(0.4), 6)
+    model, _ = moved(job.model)
+    more = float(job.penalty(model, at) - bare.penalty(model, at))
+    assert more == pytest.approx(float(rehearsal(model, at)), rel=1e-9)
+    assert more > 1e-2
+    z = jax.vmap(lambda a: forward(state.bnn.model, a))(buffer.x[:10])
+    assert np.allclose(buffer.extra[:10], z)
+    after = strategy.update(state, tasks[1].train, key=jax.random.key(2))
+    assert int(after.memory.buffer.count) == 20

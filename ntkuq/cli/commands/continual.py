@@ -54,7 +54,7 @@ class Continual(AbstractCommand):
     seed: int = 0
     """Seed of everything random."""
     out: str | None = None
-    """A directory for states, continual.json and report.html; a rerun goes on from the
+    """A directory for states, continual.json, report.html and report.md; a rerun goes on from the
     task that was reached."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute; what JAX finds unless given."""

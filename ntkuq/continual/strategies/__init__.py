@@ -25,4 +25,6 @@ from ntkuq.continual.strategies.replay import (
     DarkReplay as DarkReplay,
     Replay as Replay,
 )
+from ntkuq.continual.strategies.sequential import SFSVI as SFSVI
 from ntkuq.continual.strategies.variational import VCL as VCL
+from ntkuq.continual.strategies.with_replay import WithReplay as WithReplay

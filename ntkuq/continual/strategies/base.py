@@ -99,20 +99,42 @@ class AbstractTraining(AbstractStrategy):
         """The state after the training; `seen.bnn` has the network as trained."""
 
     def update_many(self, states, data, *, callback=None, keys):
-        bnn = states[0].bnn.prepare(data)
-        x, y = bnn.inputs(data.x), bnn.targets(data)
-        all_seen = [Seen(state.bnn.prepare(data), data, x, y) for state in states]
-        jobs = [
-            self.job(state, seen, key=key)
-            for state, seen, key in zip(states, all_seen, keys, strict=True)
-        ]
-        found = self.train.run_many(jobs, callback=callback)
-        steps = self.train.updates(len(data))
-        after: list[Learned] = []
-        every: Any = zip(states, all_seen, found, keys, strict=True)
-        for state, seen, trained, key in every:
-            if trained.diverged is not None:
-                raise TrainingError(diverged(trained.diverged, steps))
-            seen = seen._replace(bnn=seen.bnn.with_model(trained.model))
-            after.append(self.learned(state, seen, trained, key=key))
-        return after
+        return trained_on(self, self.train, states, data, callback=callback, keys=keys)
+
+
+def trained_on(
+    strategy: Any,
+    train: Train,
+    states: Sequence[Learned],
+    data: Dataset,
+    *,
+    callback: Callback | None,
+    keys: Sequence[Array],
+) -> list[Learned]:
+    """The states after training on a task, those of all seeds at once.
+
+    Args:
+        strategy: with `job` and `learned`, as `AbstractTraining` has them.
+        train: how to train.
+        states, data, callback, keys: as of `update_many`.
+
+    Raises:
+        TrainingError: where a training diverges.
+    """
+    bnn = states[0].bnn.prepare(data)
+    x, y = bnn.inputs(data.x), bnn.targets(data)
+    all_seen = [Seen(state.bnn.prepare(data), data, x, y) for state in states]
+    jobs = [
+        strategy.job(state, seen, key=key)
+        for state, seen, key in zip(states, all_seen, keys, strict=True)
+    ]
+    found = train.run_many(jobs, callback=callback)
+    steps = train.updates(len(data))
+    after: list[Learned] = []
+    every: Any = zip(states, all_seen, found, keys, strict=True)
+    for state, seen, trained, key in every:
+        if trained.diverged is not None:
+            raise TrainingError(diverged(trained.diverged, steps))
+        seen = seen._replace(bnn=seen.bnn.with_model(trained.model))
+        after.append(strategy.learned(state, seen, trained, key=key))
+    return after

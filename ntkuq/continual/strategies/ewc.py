@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import abc
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ntkuq.continual.learned import Learned, point
 from ntkuq.continual.strategies.base import AbstractTraining, Seen
@@ -62,10 +65,46 @@ def importance(
         data = data.take(rows)
     found = linearized_problem(bnn, data, Diagonal(fisher), All())
     blocks = found.curvature.blocks  # pyright: ignore[reportAttributeAccessIssue]
-    return [block.values / len(data) for block in blocks]
+    return _means([block.values for block in blocks], len(data))
 
 
-class EWC(AbstractTraining):
+class AbstractConsolidation(AbstractTraining):
+    """A quadratic penalty from the Fisher information at the end of each task."""
+
+    strength: eqx.AbstractVar[float]
+    fisher: eqx.AbstractVar[AbstractFisher]
+    #: Of each task, drawn without replacement; `None` for all.
+    examples: eqx.AbstractVar[int | None]
+
+    @abc.abstractmethod
+    def sums(self, state: Learned, leaves: list[Array]) -> tuple:
+        """The three sums of the penalty, when `leaves` are the last task's weights."""
+
+    @abc.abstractmethod
+    def consolidated(
+        self, state: Learned, found: list[Array], leaves: list[Array]
+    ) -> PyTree:
+        """What is kept after a task with this Fisher information and these weights."""
+
+    def penalty(self, state: Learned, seen: Seen) -> DiagonalPenalty:
+        """What the next training adds to its loss."""
+        leaves = raveled(seen.model)
+        strength = jnp.asarray(self.strength, leaves[0].dtype)
+        weights, shifted, square = self.sums(state, leaves)
+        return DiagonalPenalty(weights, shifted, square, strength)
+
+    def job(self, state, seen, *, key):
+        penalty = self.penalty(state, seen)
+        return Job(seen.bnn, seen.model, seen.x, seen.y, key, penalty=penalty)
+
+    def learned(self, state, seen, trained, *, key):
+        now = jax.random.fold_in(key, 1)
+        found = importance(seen.bnn, seen.data, self.fisher, self.examples, key=now)
+        memory = self.consolidated(state, found, raveled(seen.model))
+        return Learned.of(point(seen.bnn, trained.losses), memory, state.tasks + 1)
+
+
+class EWC(AbstractConsolidation):
     r"""Elastic weight consolidation: a quadratic penalty for each earlier task.
 
     $\tfrac{\lambda}{2} \sum_{t<T} (\theta - \theta^*_t)^T \mathrm{diag}(F_t)
@@ -97,26 +136,14 @@ class EWC(AbstractTraining):
     def __check_init__(self):
         need_strength("EWC", self.strength)
 
-    def penalty(self, state: Learned, seen: Seen) -> DiagonalPenalty:
-        """What the next training adds to its loss."""
-        leaves = raveled(seen.model)
-        weights, shifted, square = _memory(state, leaves)
-        strength = jnp.asarray(self.strength, leaves[0].dtype)
-        return DiagonalPenalty(weights, shifted, square, strength)
+    def sums(self, state, leaves):
+        return _none(leaves) if state.memory is None else state.memory
 
-    def job(self, state, seen, *, key):
-        penalty = self.penalty(state, seen)
-        return Job(seen.bnn, seen.model, seen.x, seen.y, key, penalty=penalty)
-
-    def learned(self, state, seen, trained, *, key):
-        now = jax.random.fold_in(key, 1)
-        found = importance(seen.bnn, seen.data, self.fisher, self.examples, key=now)
-        leaves = raveled(seen.model)
-        memory = _plus(_memory(state, leaves), found, leaves)
-        return Learned.of(point(seen.bnn, trained.losses), memory, state.tasks + 1)
+    def consolidated(self, state, found, leaves):
+        return _plus(self.sums(state, leaves), found, leaves)
 
 
-class OnlineEWC(AbstractTraining):
+class OnlineEWC(AbstractConsolidation):
     r"""One quadratic penalty around the last task's weights, whose past fades.
 
     $\tfrac{\lambda}{2} (\theta - \theta^*_{T-1})^T \mathrm{diag}(\tilde F)
@@ -147,27 +174,16 @@ class OnlineEWC(AbstractTraining):
         if not 0 <= self.decay <= 1:
             raise ValueError(f"OnlineEWC: expected decay from 0 to 1, got {self.decay}")
 
-    def penalty(self, state: Learned, seen: Seen) -> DiagonalPenalty:
-        """What the next training adds to its loss."""
-        leaves = raveled(seen.model)
-        zeros = [jnp.zeros_like(leaf) for leaf in leaves]
-        weights = zeros if state.memory is None else state.memory
-        none = (zeros, zeros, jnp.zeros((), leaves[0].dtype))
-        weights, shifted, square = _plus(none, weights, leaves)
-        strength = jnp.asarray(self.strength, leaves[0].dtype)
-        return DiagonalPenalty(weights, shifted, square, strength)
+    def sums(self, state, leaves):
+        # one penalty, around the weights that the last task left
+        none = _none(leaves)
+        return none if state.memory is None else _plus(none, state.memory, leaves)
 
-    def job(self, state, seen, *, key):
-        penalty = self.penalty(state, seen)
-        return Job(seen.bnn, seen.model, seen.x, seen.y, key, penalty=penalty)
-
-    def learned(self, state, seen, trained, *, key):
-        now = jax.random.fold_in(key, 1)
-        found = importance(seen.bnn, seen.data, self.fisher, self.examples, key=now)
-        if state.memory is not None:
-            decay = jnp.asarray(self.decay, found[0].dtype)
-            found = [decay * old + new for old, new in zip(state.memory, found)]
-        return Learned.of(point(seen.bnn, trained.losses), found, state.tasks + 1)
+    def consolidated(self, state, found, leaves):
+        if state.memory is None:
+            return found
+        decay = jnp.asarray(self.decay, found[0].dtype)
+        return [decay * old + new for old, new in zip(state.memory, found, strict=True)]
 
 
 def need_strength(name: str, strength: float) -> None:
@@ -176,10 +192,14 @@ def need_strength(name: str, strength: float) -> None:
         raise ValueError(f"{name}: expected strength >= 0, got {strength}")
 
 
-def _memory(state: Learned, leaves: list[Array]) -> tuple:
-    """The three sums over the tasks so far."""
-    if state.memory is not None:
-        return state.memory
+@jax.jit
+def _means(sums: list[Array], count: ArrayLike) -> list[Array]:
+    return [value / jnp.asarray(count, value.dtype) for value in sums]
+
+
+@jax.jit
+def _none(leaves: list[Array]) -> tuple:
+    """The three sums over no task."""
     zeros = [jnp.zeros_like(leaf) for leaf in leaves]
     return zeros, zeros, jnp.zeros((), leaves[0].dtype)
 

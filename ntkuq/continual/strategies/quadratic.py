@@ -229,7 +229,12 @@ class Quadratic(AbstractPenalty):
 
 def raveled(model: PyTree) -> list[Float[Array, " _"]]:
     """The parameters, each array raveled."""
-    return [leaf.reshape(-1) for leaf in jax.tree.leaves(parameters(model))]
+    return _raveled(jax.tree.leaves(parameters(model)))
+
+
+@jax.jit
+def _raveled(leaves: list[Array]) -> list[Array]:
+    return [leaf.reshape(-1) for leaf in leaves]
 
 
 def multiply(forms: tuple, vector: list[Array]) -> list[Array]:

@@ -11,18 +11,15 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ntkuq.continual.learned import Learned
+from ntkuq.continual.ridge import dual, need_room
 from ntkuq.continual.strategies.base import AbstractStrategy
 from ntkuq.data import Dataset
-from ntkuq.linearize import Jacobian, gram
+from ntkuq.linearize import Jacobian
 from ntkuq.models import BNN, Gaussian, forward
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractPosterior
 from ntkuq.posteriors.predictive import Predictive
 from ntkuq.posteriors.push import from_functions, output_dtype
-
-
-#: Largest side of a kernel matrix: 8 GiB in float64.
-LARGEST = 2**15
 
 
 class ShiftedPosterior(AbstractPosterior):
@@ -85,13 +82,7 @@ class KernelRecursion(AbstractStrategy):
                 "KernelRecursion: expected a Gaussian likelihood, got "
                 f"{type(bnn.likelihood).__name__}: regress on coded classes instead"
             )
-        rows = len(data) * bnn.outputs(data)
-        if rows > LARGEST:
-            raise ValueError(
-                f"KernelRecursion: the kernel matrix is {rows:,} x {rows:,} "
-                f"({8 * rows**2 / 2**30:.0f} GiB), more than the {LARGEST:,} allowed: "
-                "take fewer examples a task"
-            )
+        need_room("KernelRecursion", bnn, data)
         with jax.enable_x64(True):
             x = bnn.inputs(data.x, np.float64)
             y: Any = bnn.targets(data, np.float64)
@@ -134,16 +125,11 @@ def _stepped(
 ) -> list[Array]:
     """The shift after J^T (J J^T + beta)^-1 r."""
     factors = jacobian.factors(x)
-    ones = [jnp.ones((), ridge.dtype) for _ in jacobian.leaves]
-    n, c = factors.outputs.shape
-    kernel = gram(factors, factors, ones).reshape(n * c, n * c)
-    residual = (y - _linear(jacobian, shift, x)).reshape(-1)
-    kernel = kernel + ridge * jnp.eye(n * c, dtype=kernel.dtype)
-    dual = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(kernel), True), residual)
+    weights = dual(factors, y - _linear(jacobian, shift, x), ridge)
 
     def outputs(leaves: list[Array]) -> Array:
         model = jacobian.replace(leaves)
         return jax.vmap(lambda a: forward(model, a))(x)
 
-    (pulled,) = jax.vjp(outputs, jacobian.leaves)[1](dual.reshape(n, c))
+    (pulled,) = jax.vjp(outputs, jacobian.leaves)[1](weights)
     return [s + p.reshape(-1) for s, p in zip(shift, pulled, strict=True)]

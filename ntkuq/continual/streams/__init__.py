@@ -10,6 +10,7 @@ from ntkuq.continual.streams.heads import (
     MultiHead as MultiHead,
     multi_head as multi_head,
 )
+from ntkuq.continual.streams.met import Met as Met
 from ntkuq.continual.streams.permuted import permuted as permuted
 from ntkuq.continual.streams.rotated import rotated as rotated
 from ntkuq.continual.streams.splits import split_classes as split_classes

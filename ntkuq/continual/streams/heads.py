@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ntkuq.data import Dataset
+
 
 #: The output of a class that cannot be: its probability is exactly 0 in every type.
 NEVER = -1e9
@@ -61,3 +63,9 @@ def multi_head(
         return MultiHead(build(key), np.asarray(heads, bool))
 
     return with_heads
+
+
+def with_head(data: Dataset, number: int) -> Dataset:
+    """Inputs with the number of their head beside them, as `MultiHead` takes them."""
+    head = np.full(len(data), number, np.int32)
+    return data.with_inputs((data.x, head))

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ntkuq.continual.streams.base import DOMAIN, Stream, Task
-from ntkuq.continual.streams.changed import with_inputs
 from ntkuq.data import Dataset, Split
 
 
@@ -65,4 +64,4 @@ def _reorder(data: Dataset, order: PyTree) -> Dataset:
         flat = leaf.reshape(len(leaf), -1)
         return np.take(flat, entries, axis=1).reshape(leaf.shape)
 
-    return with_inputs(data, jax.tree.map(one, data.x, order))
+    return data.with_inputs(jax.tree.map(one, data.x, order))

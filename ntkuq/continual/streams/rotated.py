@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from ntkuq.continual.streams.base import DOMAIN, Stream, Task
-from ntkuq.continual.streams.changed import with_inputs
 from ntkuq.data import Dataset, Split
 from ntkuq.data.shifts.sampling import bilinear, grid
 
@@ -56,7 +55,7 @@ def rotated(
 def _turned(data: Dataset, degrees: float) -> Dataset:
     x = np.asarray(data.x)
     if degrees == 0:
-        return with_inputs(data, x)
+        return data.with_inputs(x)
     images = x[..., None] if x.ndim == 3 else x
     images = images if np.issubdtype(x.dtype, np.floating) else images.astype(float)
     angle = np.deg2rad(degrees)
@@ -70,4 +69,4 @@ def _turned(data: Dataset, degrees: float) -> Dataset:
     # in parts: the places are computed for each image
     parts = np.array_split(images, max(1, len(images) // 4096))
     turned = np.concatenate([bilinear(part, *place) for part in parts])
-    return with_inputs(data, turned.astype(images.dtype).reshape(x.shape))
+    return data.with_inputs(turned.astype(images.dtype).reshape(x.shape))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ntkuq.continual.streams.base import CLASS, TASK, Stream, Task
-from ntkuq.continual.streams.changed import with_head
+from ntkuq.continual.streams.heads import with_head
 from ntkuq.data import Dataset, Split
 
 

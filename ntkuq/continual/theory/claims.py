@@ -18,6 +18,8 @@ from ntkuq.continual.theory.drift import Drift
 FLAT = 0.02
 #: Fewest widths of a slope, and the factor between the ends.
 FEWEST, FACTOR = 3, 4
+#: Correlations nearer to one are taken for this one: Fisher's z is infinite there.
+ONE = 1 - 1e-12
 #: Fewest pairs of tasks of a rank correlation (claim 22).
 PAIRS = 10
 
@@ -125,10 +127,20 @@ def _laziness(name: str, arm: Arm) -> Claim:
         whole = _partial(arm, rows)
         # jackknife: pseudo-values of leaving out one seed
         left = np.array([_partial(arm, rows[rows != s]) for s in rows])
-        score = mean_score(len(rows) * whole - (len(rows) - 1) * left)
+        # on Fisher's scale, so that no end lies beyond 1
+        z, apart = (np.arctanh(np.clip(r, -ONE, ONE)) for r in (whole, left))
+        found = mean_score(len(rows) * z - (len(rows) - 1) * apart)
+        ends = None if found.interval is None else np.tanh(found.interval)
+        score = Score(
+            float(np.tanh(found.value)),
+            None,
+            found.n,
+            None if ends is None else (float(ends[0]), float(ends[1])),
+        )
     note = (
         "partial correlation of forgetting and log width given the log distance of the "
-        "weights from initialization, over all seeds and widths; jackknife over seeds"
+        "weights from initialization, over all seeds and widths; jackknife over seeds "
+        "on Fisher's scale"
     )
     return Claim(statement, score, Above(-0.2, 0.0), 20, note=note, reason=reason)
 
@@ -215,7 +227,7 @@ def _rank(x: np.ndarray, y: np.ndarray) -> Score:
     rho, n = float(found.statistic), len(x)
     # the variance of z for ranks: Fieller, Hartley, Pearson 1957
     half = 1.959964 * np.sqrt(1.06 / (n - 3))
-    z = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
+    z = np.arctanh(np.clip(rho, -ONE, ONE))
     return Score(rho, None, n, (float(np.tanh(z - half)), float(np.tanh(z + half))))
 
 

@@ -10,13 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from ntkuq.continual.ridge import dual, need_room
 from ntkuq.data import Dataset
 from ntkuq.linearize import Jacobian, gram
 from ntkuq.models import BNN, Gaussian, forward
-
-
-#: Largest side of the kernel matrix of the new task.
-LARGEST = 2**15
 
 
 class Drift(NamedTuple):
@@ -76,12 +73,7 @@ def drift(
             "drift: expected a Gaussian likelihood, whose training has a closed form, "
             f"got {type(before.likelihood).__name__}: regress on coded classes"
         )
-    rows = len(new) * before.outputs(new)
-    if rows > LARGEST:
-        raise ValueError(
-            f"drift: the kernel matrix is {rows:,} x {rows:,}, more than the "
-            f"{LARGEST:,} allowed: take fewer examples of the new task"
-        )
+    need_room("drift", before, new)
     if ridge is None:
         ridge = float(np.mean(np.asarray(before.likelihood.scale) ** 2))
     with jax.enable_x64(True):
@@ -99,12 +91,8 @@ def _drift(
     jacobian: Jacobian, after: PyTree, x: PyTree, y: Array, old: PyTree, ridge: Array
 ) -> tuple[Array, Array]:
     new, past = jacobian.factors(x), jacobian.factors(old)
+    weights = dual(new, y - new.outputs, ridge).reshape(-1)
     ones = [jnp.ones((), ridge.dtype) for _ in jacobian.leaves]
-    n, c = new.outputs.shape
-    kernel = gram(new, new, ones).reshape(n * c, n * c)
-    kernel = kernel + ridge * jnp.eye(n * c, dtype=kernel.dtype)
-    residual = (y - new.outputs).reshape(-1)
-    dual = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(kernel), True), residual)
-    cross = gram(past, new, ones).reshape(-1, n * c)
+    cross = gram(past, new, ones).reshape(-1, weights.size)
     measured = jax.vmap(lambda a: forward(after, a))(old) - past.outputs
-    return (cross @ dual).reshape(past.outputs.shape), measured
+    return (cross @ weights).reshape(past.outputs.shape), measured

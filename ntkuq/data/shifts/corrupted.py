@@ -63,16 +63,6 @@ def corrupted(
             f"before, came {x.shape}"
         )
     name = f"{data.name or 'data'}, {label(shift)} {severity}"
-    return Dataset(
-        x,
-        data.y,
-        noise_scale=data.noise_scale,
-        group=data.group,
-        groups=data.groups,
-        weight=data.weight,
-        features=data.features,
-        target=data.target,
-        classes=data.classes,
-        units=data.units,
-        name=name if severity else data.name,
+    return data.with_inputs(
+        x, features=data.features, name=name if severity else data.name
     )
