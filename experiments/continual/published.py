@@ -66,6 +66,11 @@ ROWS: dict[str, Row] = {
     "joint": Row("permuted", lambda e: Joint(adam(1e-3, e, 256)), ""),
     "EWC": Row(
         "permuted",
+        lambda e: EWC(adam(1e-3, e, 256), strength=1_000.0),
+        "83 to 84 (re-runs; 2x100 and 1x512)",
+    ),
+    "EWC, strength 100": Row(
+        "permuted",
         lambda e: EWC(adam(1e-3, e, 256), strength=100.0),
         "83 to 84 (re-runs; 2x100 and 1x512)",
     ),

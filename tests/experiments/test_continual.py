@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.continual import published, width
+from experiments.continual import published, race, width, width_views
 
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +33,10 @@ def test_two_ways_of_training_are_compared_over_widths(tmp_path, monkeypatch):
     numbers = {claim["number"] for claim in found["claims"]}
     assert numbers == {18, 19, 20, 23}
     assert found["widths"] == [4, 8, 16]
+    table = width_views.markdown(found)
+    lost = [sum(one[k] for one in found["arms"][ways[0]]["forgetting"]) for k in (0, 2)]
+    assert f"| {ways[0]} | 4 to 16 |" in table
+    assert f"| {lost[0] / 2:.3f} to {lost[1] / 2:.3f} |" in table
     assert (tmp_path / "forgetting-width.svg").read_text().startswith("<?xml")
     with pytest.raises(SystemExit, match="--ways"):
         width.Width(out=tmp_path, ways=("other",)).execute()
@@ -43,3 +47,41 @@ def _tiny(size):
 
     assert size in ("smoke", "cpu")
     return width._images(nq.data.load("digits"), 8, 100, 100), (4, 8, 16), 2
+
+
+def test_ratios_of_the_race_are_of_the_fastest_turns():
+    def turn(loop, one, five):
+        every = {"loop": loop, "one": one, "five": five}
+        return {"load": 1.0} | {
+            name: {"seconds": s, "processor": 2 * s, "accuracy": 0.9}
+            for name, s in every.items()
+        }
+
+    document = {
+        "machine": {"cores": 2},
+        "first": {"seconds": 9.0, "processor": 12.0, "accuracy": 0.9},
+        "turns": [turn(13.0, 5.0, 16.0), turn(12.0, 6.0, 15.0)],
+    }
+    found = race.summary(document)
+    assert found["loop over one, seconds"] == pytest.approx(12 / 5)
+    assert found["five over one, processor"] == pytest.approx(15 / 5)
+    table = race.markdown(document)
+    assert "| ntkuq, one seed | 5.0 | 10.0 | 90.0 |" in table
+    assert "in wall time 2.40 and 3.00" in table
+
+
+def test_both_sides_of_the_race_permute_alike(tmp_path):
+    import jax
+    import numpy as np
+
+    import ntkuq as nq
+    from ntkuq.continual import permuted
+
+    rng = np.random.default_rng(0)
+    part = nq.Dataset(rng.normal(size=(3, 784)).astype(np.float32), [0, 1, 2])
+    data = nq.Split(part, None, part)
+    stream = permuted(data, 3, key=jax.random.key(0))
+    race.write(tmp_path / "race.npz", data, stream)
+    with np.load(tmp_path / "race.npz", allow_pickle=False) as archive:
+        for task, order in zip(stream, archive["orders"], strict=True):
+            assert np.array_equal(task.train.x, archive["x"][:, order])

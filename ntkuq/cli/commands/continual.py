@@ -54,8 +54,8 @@ class Continual(AbstractCommand):
     seed: int = 0
     """Seed of everything random."""
     out: str | None = None
-    """A directory for states, continual.json, report.html and report.md; a rerun goes on from the
-    task that was reached."""
+    """A directory for states, continual.json, report.html and report.md; a rerun goes
+    on from the task that was reached."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute; what JAX finds unless given."""
     x64: bool = False

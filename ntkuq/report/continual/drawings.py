@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Tasks beyond which a legend would not fit.
 MOST = 8
+#: Characters of a task's name of which four stand in a line.
+SHORT = 8
 
 
 def matrix(document: Mapping[str, Any]) -> Figure:
@@ -29,7 +31,8 @@ def matrix(document: Mapping[str, Any]) -> Figure:
     axes.pcolormesh(edges, edges, values, vmin=low, vmax=1.0, cmap="Blues")
     axes.invert_yaxis()
     if size <= MOST + 2:
-        middle = 0.5 * (low + 1.0)
+        # the blue on which white and black are read equally well
+        middle = low + 0.65 * (1.0 - low)
         for row, column in np.ndindex(values.shape):
             value = values[row, column]
             color = "white" if value > middle else "black"
@@ -68,8 +71,10 @@ def over_time(document: Mapping[str, Any], name: str) -> Figure:
 def each_task(document: Mapping[str, Any], name: str) -> Figure:
     """A measure of each of the first tasks, from when it was learned, mean of seeds."""
     values = np.mean(np.array(document["measures"][name], float), axis=0)
-    figure, axes = canvas(3.0)
     size = len(values)
+    names = [shorten(name, 16) for name in document["tasks"][:MOST]]
+    columns = 4 if max(map(len, names)) <= SHORT else 2
+    figure, axes = canvas(2.5 + 0.18 * -(-len(names) // columns))
     for task in range(min(size, MOST)):
         look = style(task)
         axes.plot(
@@ -79,10 +84,10 @@ def each_task(document: Mapping[str, Any], name: str) -> Figure:
             marker=look.marker,
             linestyle=look.line,
             markersize=3,
-            label=shorten(document["tasks"][task], 16),
+            label=names[task],
         )
     axes.set_xlabel("tasks learned")
     axes.set_ylabel(name)
     axes.set_xticks(np.arange(1, size + 1)[:: max(1, size // 10)])
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=8)
     return figure
