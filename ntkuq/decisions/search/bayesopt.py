@@ -72,7 +72,7 @@ class BayesOpt:
     >>> for _ in range(2):
     ...     x, state = search.ask(state)
     ...     state = search.tell(state, x, -((x[:, 0] - 0.3) ** 2))
-    >>> state.best.y == state.y.max()
+    >>> state.best.y == max(state.y.tolist())
     True
     """
 
