@@ -234,19 +234,23 @@ def _covariance_runs(size: Size) -> Iterator[Run]:
 
 #: lambda, and steps of each of the study's trainings.
 RATIO, STEPS = 1.0, 300
+#: Units up to which there are fewer weights than rounds.
+FEW = 20
 
 
-def study_policies(width: int) -> dict[str, nb.AbstractPolicy]:
+def study_policies(environment: str, width: int) -> dict[str, nb.AbstractPolicy]:
     """The policies of the study, over one model."""
+    # all weights either way: the smaller matrix
+    few = width <= FEW and environment != "sparse mushroom"
+    covariance = nb.Full() if few else nb.FunctionSpace()
 
     def model(coefficient: nb.AbstractCoefficient) -> nb.NeuralRewards:
         network = nb.Perceptron(
             width, parametrization=nq.models.NTK(bias_std=1.0), disjoint=True
         )
         training = nb.Adam(1e-2, STEPS, 128, decay=RATIO)
-        covariance = nb.FunctionSpace()
         return nb.NeuralRewards(
-            network, covariance, coefficient, nb.Every(25), training
+            network, covariance, coefficient, nb.Every(50), training
         )
 
     plain = nb.Constant(0.0, RATIO)
@@ -283,7 +287,7 @@ def _study_runs(size: Size) -> Iterator[Run]:
     for environment, make in ENVIRONMENTS.items():
         # the others are as wide as the pilot was
         for width in size.widths if environment == WIDE else size.widths[:1]:
-            for policy, rule in study_policies(width).items():
+            for policy, rule in study_policies(environment, width).items():
                 yield Run(
                     environment,
                     policy,

@@ -394,13 +394,11 @@ def refitted(covariance, weights, x, arm, reward, ratio):
     return covariance.refit(state, nc.Seen(lambda i: rounds, jnp.asarray(1)), ratio)
 
 
-@pytest.mark.parametrize("network", NETWORKS[:2])
 @pytest.mark.parametrize("covariance", COVARIANCES)
-def test_variances_are_the_diagonal_of_the_cross_covariance(
-    getkey, network, covariance
-):
-    ratio = jnp.asarray(0.7)
+def test_variances_are_the_diagonal_of_the_cross_covariance(getkey, covariance):
+    network = NETWORKS[1] if isinstance(covariance, nb.LastLayer) else NETWORKS[0]
     with jax.enable_x64(True):
+        ratio = jnp.asarray(0.7)
         weights, x, arm, reward = setting(getkey, network)
         state = refitted(covariance, weights, x, arm, reward, ratio)
         at = jax.random.normal(getkey(), (ARMS, FEATURES), jnp.float64)
@@ -412,11 +410,11 @@ def test_variances_are_the_diagonal_of_the_cross_covariance(
     assert np.linalg.eigvalsh(cross).min() > -1e-10
 
 
-@pytest.mark.parametrize("network", NETWORKS[:3])
+@pytest.mark.parametrize("network", NETWORKS[:2])
 @pytest.mark.parametrize("covariance", [nb.FunctionSpace(), nb.Full()])
 def test_the_full_cross_covariance_is_the_dense_one(getkey, network, covariance):
-    ratio = jnp.asarray(0.7)
     with jax.enable_x64(True):
+        ratio = jnp.asarray(0.7)
         weights, x, arm, reward = setting(getkey, network)
         state = filled(covariance, weights, x, arm, reward, ratio)
         at = jax.random.normal(getkey(), (ARMS, FEATURES), jnp.float64)
@@ -428,10 +426,10 @@ def test_the_full_cross_covariance_is_the_dense_one(getkey, network, covariance)
         np.testing.assert_allclose(np.asarray(got), np.asarray(want), atol=1e-10)
 
 
-@pytest.mark.parametrize("network", NETWORKS[:3])
+@pytest.mark.parametrize("network", NETWORKS[:2])
 def test_low_rank_of_full_rank_is_the_full_covariance(getkey, network):
-    ratio = jnp.asarray(0.7)
     with jax.enable_x64(True):
+        ratio = jnp.asarray(0.7)
         weights, x, arm, reward = setting(getkey, network)
         # 12 rounds have at most 12 directions: a subspace of 12 holds them all
         covariance = nb.LowRank(ROUNDS, iterations=30)
@@ -442,24 +440,22 @@ def test_low_rank_of_full_rank_is_the_full_covariance(getkey, network):
         g, new = dense(weights, x, arm), dense(weights, at, every)
         z = 0.7 * jnp.eye(g.shape[1]) + g.T @ g
         want = jnp.einsum("np,pq,nq->n", new, jnp.linalg.inv(z), new)
-        fewer = nb.LowRank(3, iterations=30)
+        # slowly where the third eigenvalue is near the fourth
+        fewer = nb.LowRank(3, iterations=1000)
         low = refitted(fewer, weights, x, arm, reward, ratio)
         above = fewer.variance(low, values(weights, at, every), ratio)
+        leading = np.asarray(jnp.linalg.eigvalsh(g @ g.T)[-3:])
     np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-7)
     # fewer directions claim to know less, never more
     assert np.all(np.asarray(above) >= np.asarray(want) - 1e-12)
-    np.testing.assert_allclose(
-        np.asarray(low.values),
-        np.asarray(jnp.linalg.eigvalsh(g @ g.T)[-3:]),
-        rtol=1e-4,
-    )
+    np.testing.assert_allclose(np.asarray(low.values), leading, rtol=1e-4)
 
 
 @pytest.mark.parametrize("network", NETWORKS[:2])
 @pytest.mark.parametrize("covariance", COVARIANCES[:4])
 def test_the_determinant_grows_round_by_round(getkey, network, covariance):
-    ratio = jnp.asarray(0.7)
     with jax.enable_x64(True):
+        ratio = jnp.asarray(0.7)
         weights, x, arm, reward = setting(getkey, network)
         none = jnp.zeros(ROUNDS, jnp.float64)
         rounds = nc.Chunk(values(weights, x, arm), reward, none)
@@ -506,22 +502,20 @@ def test_in_ntk_parametrization_the_kernel_keeps_its_size(getkey, depth):
 
 
 def test_ntk_factors_are_the_gradient_by_the_weights_that_learn(getkey):
-    network = nb.Perceptron(
-        4, 2, parametrization=nq.models.NTK(weight_std=1.3, bias_std=0.4)
-    )
-    weights, x, arm, _ = setting(getkey, network)
-    found = network.values(weights, x, arm)
+    way = nq.models.NTK(weight_std=1.3, bias_std=0.4)
+    network = nb.Perceptron(4, 2, parametrization=way)
+    with jax.enable_x64(True):
+        weights, x, arm, _ = setting(getkey, network)
+        found = network.values(weights, x, arm)
 
-    def one(x, arm):
-        return jax.grad(lambda w: network.rewards(w, x[None], arm[None])[0])(weights)
+        def one(x, arm):
+            value = lambda w: network.rewards(w, x[None], arm[None])[0]  # noqa: E731
+            return jax.grad(value)(weights)
 
-    for layer, g in enumerate(jax.vmap(one)(x, arm)):
-        f = found.factors[layer]
-        got = jnp.einsum("no,ni->noi", f.delta, f.inputs)
-        want = g[jnp.arange(ROUNDS), f.block]
-        np.testing.assert_allclose(
-            np.asarray(got), np.asarray(want), rtol=2e-5, atol=1e-6
-        )
+        for f, g in zip(found.factors, jax.vmap(one)(x, arm), strict=True):
+            got = jnp.einsum("no,ni->noi", f.delta, f.inputs)
+            want = g[jnp.arange(ROUNDS), f.block]
+            np.testing.assert_allclose(np.asarray(got), np.asarray(want), atol=1e-12)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
@@ -553,8 +547,7 @@ def test_joint_thompson_moves_arms_together(getkey):
         nb.EpsilonGreedy(nb.NeuralRewards(nb.Perceptron(depth=0)), 0.5),
         nb.UCB(nb.NeuralRewards(nb.Perceptron(depth=0))),
         nb.JointThompson(nb.NeuralRewards(nb.Perceptron(depth=0))),
-        nb.JointThompson(nq.GP()),
-        nb.UCB(nb.Refitted(nq.GP(), nb.Every(30), nb.Delayed(5))),
+        nb.JointThompson(nb.Refitted(nq.GP(), nb.Every(40), nb.Delayed(5))),
     ],
 )
 def test_an_arm_that_is_not_offered_is_never_chosen(getkey, policy):
@@ -628,7 +621,10 @@ def test_the_claims_are_decided_by_paired_seeds():
         greedy=result(0.2, 0.5),
         uniform=result(0.8, 0.5),
     )
-    assert [claim.word for claim in found] == ["refuted", "confirmed", "undecided"]
+    assert [claim.word for claim in found[:2]] == ["refuted", "confirmed"]
+    assert found[2].statistic is not None
+    # the same regret in every round: linear
+    assert found[2].statistic.value == pytest.approx(1.0, abs=1e-6)
     statistic = found[0].statistic
     assert statistic is not None
     assert statistic.value == pytest.approx(60.0)

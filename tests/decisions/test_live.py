@@ -73,7 +73,7 @@ def test_more_rounds_than_the_first_buffers_hold():
     new = gradients(contexts[:3], jnp.arange(3))
     z = np.eye(every.shape[1]) + every.T @ every
     want = np.einsum("np,pq,nq->n", new, np.linalg.inv(z), new)
-    at = network.values(loop.weights, contexts[:3], jnp.arange(3))
+    at = network.values(loop.weights, jnp.asarray(contexts[:3]), jnp.arange(3))
     got = nb.FunctionSpace().variance(loop.covariance, at, loop.ratio)
     assert state.told == 140
     # float32, 140 updates of a matrix of condition about 140

@@ -169,7 +169,7 @@ class FunctionSpace(AbstractCovariance):
     def log_determinant(self, state, ratio):
         # det(K + lambda I) from the diagonal of the inverse Cholesky factor
         diagonal = jnp.diagonal(state.inverse)
-        live = jnp.arange(diagonal.shape[0]) < state.count
+        live = jnp.arange(diagonal.shape[0], dtype=jnp.int32) < state.count
         logs = jnp.log(jnp.where(live, diagonal, 1.0))
         return -2.0 * jnp.sum(logs) - state.count.astype(logs.dtype) * jnp.log(ratio)
 
@@ -219,17 +219,18 @@ def _by_blocks(rows: Array, lower: Array, count: Array, *, transposed: bool) -> 
     used = -(-count // BLOCK)
     zero = jnp.zeros((rows.shape[0], BLOCK), rows.dtype)
 
+    def at(i):
+        return (i * BLOCK).astype(jnp.int32)
+
     def outer(i, out):
         def inner(j, total):
-            at = (i, j) if transposed else (j, i)
-            block = jax.lax.dynamic_slice(
-                lower, (at[0] * BLOCK, at[1] * BLOCK), (BLOCK, BLOCK)
-            )
-            part = jax.lax.dynamic_slice_in_dim(rows, j * BLOCK, BLOCK, axis=1)
+            corner = (at(i), at(j)) if transposed else (at(j), at(i))
+            block = jax.lax.dynamic_slice(lower, corner, (BLOCK, BLOCK))
+            part = jax.lax.dynamic_slice_in_dim(rows, at(j), BLOCK, axis=1)
             return total + part @ (block.T if transposed else block)
 
         first, last = (0, i + 1) if transposed else (i, used)
         total = jax.lax.fori_loop(first, last, inner, zero)
-        return jax.lax.dynamic_update_slice_in_dim(out, total, i * BLOCK, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(out, total, at(i), axis=1)
 
     return jax.lax.fori_loop(0, used, outer, jnp.zeros_like(rows))
