@@ -59,6 +59,8 @@ class Bandits:
     """Which parts."""
     environments: tuple[str, ...] = ()
     """Only these; all where none is named."""
+    policies: tuple[str, ...] = ()
+    """Only these; all where none is named."""
     out: Path = Path("runs/experiments")
     """Directory of the documents; a run that is there is not repeated."""
 
@@ -71,7 +73,8 @@ class Bandits:
             runs = [
                 run
                 for run in PARTS[part](SIZES[self.size])
-                if not self.environments or run.environment in self.environments
+                if (not self.environments or run.environment in self.environments)
+                and (not self.policies or run.policy in self.policies)
             ]
             done = [stored(folder / part, run) for run in runs]
             found[part] = [
