@@ -21,12 +21,11 @@ def test_the_table_is_that_of_the_stored_run():
     assert (table[1] + table[2]).strip() == published.markdown(stored)
 
 
+@pytest.mark.long
 def test_two_ways_of_training_are_compared_over_widths(tmp_path, monkeypatch):
     monkeypatch.setattr(width, "setting", _tiny)
     ways = ("SGD, 5 epochs", "SGD, to 99.9 %")
-    monkeypatch.setitem(
-        width.WAYS, ways[1], width.Way(width.sgd(0.2, 1), "fitted")._replace()
-    )
+    monkeypatch.setitem(width.WAYS, ways[1], width.Way(width.sgd(0.3, 20), "fitted"))
     run = width.Width(out=tmp_path, size="smoke", ways=ways)
     run.execute()
     found = json.loads((tmp_path / "forgetting-width.json").read_text())
