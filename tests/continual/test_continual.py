@@ -309,8 +309,14 @@ def test_until_fitted_trains_in_rounds(getkey):
         EWC(Train(3e-2, steps=20)),
         OnlineLaplace(Train(3e-2, steps=20)),
         Replay(Train(3e-2, steps=20)),
-        SFSVI(Train(3e-2, steps=20), memory=RandomPoints(5), context=4, draws=3),
-        WithReplay(OnlineLaplace(Train(3e-2, steps=20)), RandomPoints(5)),
+        pytest.param(
+            SFSVI(Train(3e-2, steps=20), memory=RandomPoints(5), context=4, draws=3),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            WithReplay(OnlineLaplace(Train(3e-2, steps=20)), RandomPoints(5)),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_killed_run_goes_on_from_the_task(strategy, tmp_path, getkey):
