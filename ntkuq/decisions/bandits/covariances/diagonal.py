@@ -34,7 +34,9 @@ class Diagonal(AbstractCovariance):
             if s.shape[0] == 1:
                 new.append(s + (d.T @ h)[None])
             elif d.shape[0] == 1:
-                new.append(s.at[factor.block[0]].add(d.T @ h))
+                # of many seeds at once a scatter is slower than this
+                one = by_block(factor, s.shape[0])[0]
+                new.append(s + one[:, None, None] * (d.T @ h))
             else:
                 one = by_block(factor, s.shape[0])
                 new.append(s + jnp.einsum("nk,no,ni->koi", one, d, h))
