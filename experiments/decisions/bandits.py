@@ -68,7 +68,12 @@ class Bandits:
         """Run what is missing, print the tables, write the document."""
         folder = self.out / "bandits"
         folder.mkdir(parents=True, exist_ok=True)
-        found: dict[str, Any] = {}
+        target = self.out / "bandits.json"
+        # parts that were measured at another time stay
+        known = ("tables", "covariances", "study", "claims")
+        found: dict[str, Any] = {
+            name: part for name, part in load(target).items() if name in known
+        }
         for part in self.parts:
             runs = [
                 run
@@ -85,7 +90,7 @@ class Bandits:
                 found["claims"] = claims(runs, done)
                 print(f"\n{tables.claims_markdown(found['claims'])}")
         content = {"size": self.size, "machine": machine(), **found}
-        print(f"\nwritten {save(self.out / 'bandits.json', 'bandits', content)}")
+        print(f"\nwritten {save(target, 'bandits', content)}")
 
 
 def stored(folder: Path, run: Run) -> nb.BanditResult:
@@ -96,21 +101,22 @@ def stored(folder: Path, run: Run) -> nb.BanditResult:
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     name = f"{run.environment}-{run.policy}-{run.width}-{digest}".replace(" ", "_")
     path = folder / f"{name}.npz"
-    fields = [field.name for field in dataclasses.fields(nb.BanditResult)]
     if path.exists():
         with np.load(path, allow_pickle=False) as archive:
-            values: dict[str, Any] = {field: archive[field] for field in fields}
+            values: dict[str, Any] = {name: archive[name] for name in archive.files}
         values["seconds"] = float(values["seconds"])
         return nb.BanditResult(**values)
     keys = jax.random.split(jax.random.key(0), run.seeds)
     result = nb.run_bandit(policy, environment, rounds=run.rounds, keys=keys)
-    half = {
-        name: np.asarray(getattr(result, name), np.float32)
-        if name not in ("arms", "seconds")
-        else getattr(result, name)
-        for name in fields
+    kept = {
+        name: value.astype(np.float32) if name != "arms" else value
+        for name, value in vars(result).items()
+        if isinstance(value, np.ndarray)
     }
-    np.savez_compressed(path, allow_pickle=False, **half)
+    if result.ends is not None:
+        kept["ends"] = np.asarray(result.ends)
+    kept["seconds"] = np.asarray(result.seconds)
+    np.savez_compressed(path, **kept)
     print(
         f"{run.environment}, {run.policy}, width {run.width}: regret "
         f"{result.regret.mean:.0f} in {result.seconds:.0f} s",
@@ -309,5 +315,5 @@ PARTS = {
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A document written before."""
-    return json.loads(path.read_text())
+    """A document written before, empty where there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
