@@ -12,13 +12,21 @@ from experiments.continual import published, race, width, width_views
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_table_is_that_of_the_stored_run():
+@pytest.mark.parametrize(
+    ("mark", "name", "markdown"),
+    [
+        ("continual", "continual", published.markdown),
+        ("race on two cores", "continual-race", race.markdown),
+        ("race on one core", "continual-race-one-core", race.markdown),
+    ],
+)
+def test_the_tables_are_those_of_the_stored_runs(mark, name, markdown):
     text = (ROOT / "docs/continual.md").read_text(encoding="utf-8")
-    shown = re.search(r"<!-- continual -->\n(.*?)<!-- end of continual -->", text, re.S)
-    stored = json.loads((ROOT / "docs/results/continual.json").read_text())
+    shown = re.search(rf"<!-- {mark} -->\n(.*?)<!-- end of {mark} -->", text, re.S)
+    stored = json.loads((ROOT / f"docs/results/{name}.json").read_text())
     assert shown is not None
     table = shown[1].partition("|")
-    assert (table[1] + table[2]).strip() == published.markdown(stored)
+    assert (table[1] + table[2]).strip() == markdown(stored)
 
 
 @pytest.mark.long
