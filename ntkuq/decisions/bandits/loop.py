@@ -341,4 +341,8 @@ def advance(fixed, states, start, stop):
             state,
         )
 
-    return jax.vmap(one)(states)
+    if states.key.shape[0] > 1:
+        return jax.vmap(one)(states)
+    # products and indices of one seed are faster without an axis of length 1
+    alone = one(jax.tree.map(lambda leaf: leaf[0], states))
+    return jax.tree.map(lambda leaf: leaf[None], alone)

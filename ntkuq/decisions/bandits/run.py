@@ -17,12 +17,14 @@ from jaxtyping import Array
 from ntkuq.data import Checkpoint
 from ntkuq.decisions.bandits.environments import AbstractEnvironment
 from ntkuq.decisions.bandits.general import Refitted, check_rewards, run_method
-from ntkuq.decisions.bandits.loop import GRID, LoopState, advance, begin_all
+from ntkuq.decisions.bandits.loop import GRID, LoopState
 from ntkuq.decisions.bandits.model import Every, NeuralRewards
 from ntkuq.decisions.bandits.network import Perceptron
 from ntkuq.decisions.bandits.policies import AbstractPolicy, Uniform
 from ntkuq.decisions.bandits.result import BanditResult
+from ntkuq.decisions.bandits.seeds import Seeds, gathered
 from ntkuq.models import BNN
+from ntkuq.models.train.plans import AbstractPlan, default_plan
 from ntkuq.posteriors.base import AbstractMethod
 
 
@@ -33,14 +35,16 @@ def run_bandit(
     *,
     rounds: int,
     keys: Array,
+    plan: AbstractPlan | None = None,
     progress: Callable[[int, int], None] | None = None,
     checkpoint: Path | None = None,
 ) -> BanditResult:
     """Play a policy for some rounds, once for each key.
 
-    With a `NeuralRewards` model all seeds run in one compiled program. A method of
-    ntkuq is fitted anew after `Geometric(20, growth=1.3)` rounds, or when `Refitted`
-    says; before the first fit, arms are random.
+    With a `NeuralRewards` model the rounds between two trainings and the training are
+    one compiled program. A method of ntkuq is fitted anew after
+    `Geometric(20, growth=1.3)` rounds, or when `Refitted` says; before the first fit,
+    arms are random.
 
     Args:
         policy: such as `UCB(NeuralRewards())` or `Thompson(nq.Laplace())`.
@@ -51,6 +55,9 @@ def run_bandit(
         rounds: T.
         keys: (S,) random keys, one a seed; policies with the same keys see the same
             contexts.
+        plan: how seeds share the machine with `NeuralRewards`: `Threads`, one program
+            in a few threads, where a seed is the same alone and beside others, or
+            `Vectorized`, all mapped in one; `None` for what suits the device.
         progress: called with rounds done and rounds in all.
         checkpoint: a file that is written after each training and read at the start: a
             run that was killed goes on after the last one. `NeuralRewards` only.
@@ -88,7 +95,7 @@ def run_bandit(
             policy, environment, problem, rounds=rounds, keys=keys, progress=progress
         )
     elif isinstance(model, NeuralRewards):
-        found = _neural(policy, environment, rounds, keys, progress, checkpoint)
+        found = _neural(policy, environment, rounds, keys, plan, progress, checkpoint)
     else:
         raise ValueError(
             "policy: expected a model that is NeuralRewards or a method such as "
@@ -97,10 +104,11 @@ def run_bandit(
     return BanditResult(**found, seconds=time.perf_counter() - start)
 
 
-def _neural(policy, environment, rounds, keys, progress, checkpoint):
+def _neural(policy, environment, rounds, keys, plan, progress, checkpoint):
     model: NeuralRewards = policy.model
     times = model.schedule.times(rounds)
-    states: LoopState = begin_all(model, environment, rounds, keys)
+    seeds = Seeds(default_plan() if plan is None else plan, keys.shape[0])
+    states = seeds.begin(model, environment, rounds, keys)
     done, file = 0, None
     if checkpoint is not None:
         file = Checkpoint(checkpoint, _identity(policy, environment, rounds, keys))
@@ -112,29 +120,23 @@ def _neural(policy, environment, rounds, keys, progress, checkpoint):
         if stop <= done:
             continue
         fixed = (policy, environment, stop in times)
-        states = advance(fixed, states, jnp.asarray(done), jnp.asarray(stop))
-        check_rewards(np.asarray(states.reward[:, done:stop]), done)
+        states = seeds.advance(fixed, states, done, stop)
+        check_rewards(gathered(states, "reward")[:, done:stop], done)
         done = stop
         if file is not None:
-            leaves = jax.tree.leaves(states)
-            file.write(
-                {"done": np.asarray(done)}
-                | {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-            )
+            file.write(_stored(done, states))
         if progress is not None:
-            jax.block_until_ready(states.regret)
+            jax.block_until_ready([state.regret for state in states])
             progress(done, rounds)
     names = {"regrets": "regret", "rewards": "reward", "arms": "arm"}
     names |= {name: name for name in ("mean", "std", "spread")}
-    found = {
-        to: np.asarray(getattr(states, of))[:, :rounds] for to, of in names.items()
-    }
+    found = {to: gathered(states, name)[:, :rounds] for to, name in names.items()}
     first = times[0] if times else rounds
     spread = found["spread"].copy()
     spread[:, :first] = np.nan
     last: dict[str, Any] = {"spread": spread}
     if times:
-        last |= {"ratio": np.asarray(states.ratio), "noise": np.asarray(states.noise)}
+        last |= {name: gathered(states, name) for name in ("ratio", "noise")}
     coefficient: Any = model.coefficient
     if times and coefficient.tuned:
         last["ends"] = (10.0 ** GRID[0], 10.0 ** GRID[1])
@@ -149,7 +151,19 @@ def _identity(policy, environment, rounds: int, keys: Array) -> str:
     return sha.hexdigest()
 
 
-def _restored(stored, states: LoopState) -> tuple[int, LoopState]:
-    leaves, tree = jax.tree.flatten(states)
-    new = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))]
-    return int(stored["done"]), jax.tree.unflatten(tree, new)
+def _stored(done: int, states: list[LoopState]) -> dict[str, np.ndarray]:
+    """Leaves of all seeds, whatever the plan."""
+    leaves = zip(*(jax.tree.leaves(state) for state in states), strict=True)
+    whole = (np.concatenate([np.asarray(a) for a in leaf]) for leaf in leaves)
+    return {"done": np.asarray(done)} | {f"leaf{i}": a for i, a in enumerate(whole)}
+
+
+def _restored(stored, states: list[LoopState]) -> tuple[int, list[LoopState]]:
+    found, first = [], 0
+    for state in states:
+        leaves, tree = jax.tree.flatten(state)
+        last = first + leaves[0].shape[0]
+        new = [jnp.asarray(stored[f"leaf{i}"][first:last]) for i in range(len(leaves))]
+        found.append(jax.tree.unflatten(tree, new))
+        first = last
+    return int(stored["done"]), found

@@ -22,7 +22,10 @@ BLOCK = 256
 
 
 class FunctionState(NamedTuple):
-    """Factors of the rounds, their number, and the inverse Cholesky factor."""
+    """Factors of the rounds, their number, and the inverse Cholesky factor, transposed.
+
+    Transposed, as XLA multiplies few rows by a matrix much faster than by a transpose.
+    """
 
     delta: tuple[Array, ...]
     inputs: tuple[Array, ...]
@@ -113,9 +116,9 @@ class FunctionSpace(AbstractCovariance):
         ]
         eye = jnp.eye(s.inverse.shape[0], dtype=s.inverse.dtype)
         chol = jnp.linalg.cholesky(self._cross(s, every) + ratio * eye)
-        inverse = jax.scipy.linalg.solve_triangular(chol, eye, lower=True)
+        inverse = jax.scipy.linalg.solve_triangular(chol, eye, trans=1, lower=True)
         live = jnp.arange(eye.shape[0], dtype=jnp.int32) < s.count
-        return s._replace(inverse=jnp.where(live[:, None], inverse, 0.0))
+        return s._replace(inverse=jnp.where(live, inverse, 0.0))
 
     def add(self, state, values, reward, ratio, known=None):
         factors, at = values.factors, state.count
@@ -127,8 +130,8 @@ class FunctionSpace(AbstractCovariance):
                 jnp.asarray(self._own(factors))[0] + ratio - along @ along, 1e-3 * ratio
             )
         )
-        row = -_times_lower(along[None], state.inverse, at)[0] / last
-        row = row.at[at].set(1.0 / last)
+        column = -_times_transpose(along[None], state.inverse, at)[0] / last
+        column = column.at[at].set(1.0 / last)
         return FunctionState(
             tuple(
                 b.at[at].set(f.delta[0])
@@ -142,7 +145,7 @@ class FunctionSpace(AbstractCovariance):
                 b.at[at].set(f.block[0].astype(b.dtype))
                 for b, f in zip(state.block, factors, strict=True)
             ),
-            state.inverse.at[at].set(row),
+            state.inverse.at[:, at].set(column),
             at + 1,
         )
 
@@ -154,7 +157,7 @@ class FunctionSpace(AbstractCovariance):
 
     def look(self, state, values, ratio):
         cross = self._cross(state, values.factors)
-        along = _times_upper(cross, state.inverse, state.count)
+        along = _times(cross, state.inverse, state.count)
         rest = self._own(values.factors) - jnp.sum(along**2, axis=1)
         return jnp.maximum(rest, 0.0) / ratio, along
 
@@ -204,17 +207,17 @@ def _room(rounds: int) -> int:
     return -(-rounds // BLOCK) * BLOCK
 
 
-def _times_upper(rows: Array, lower: Array, count: Array) -> Array:
-    """`rows @ lower.T`, (n, T), of the leading `count` rows of a lower triangle."""
-    return _by_blocks(rows, lower, count, transposed=True)
+def _times(rows: Array, upper: Array, count: Array) -> Array:
+    """`rows @ upper`, (n, T), of the leading `count` columns of an upper triangle."""
+    return _by_blocks(rows, upper, count, transposed=False)
 
 
-def _times_lower(rows: Array, lower: Array, count: Array) -> Array:
-    """`rows @ lower`, (n, T), of the leading `count` rows of a lower triangle."""
-    return _by_blocks(rows, lower, count, transposed=False)
+def _times_transpose(rows: Array, upper: Array, count: Array) -> Array:
+    """`rows @ upper.T`, (n, T), of the leading `count` columns of an upper triangle."""
+    return _by_blocks(rows, upper, count, transposed=True)
 
 
-def _by_blocks(rows: Array, lower: Array, count: Array, *, transposed: bool) -> Array:
+def _by_blocks(rows: Array, upper: Array, count: Array, *, transposed: bool) -> Array:
     # reads count^2 / 2 numbers where the plain product reads T^2
     used = -(-count // BLOCK)
     zero = jnp.zeros((rows.shape[0], BLOCK), rows.dtype)
@@ -225,11 +228,11 @@ def _by_blocks(rows: Array, lower: Array, count: Array, *, transposed: bool) -> 
     def outer(i, out):
         def inner(j, total):
             corner = (at(i), at(j)) if transposed else (at(j), at(i))
-            block = jax.lax.dynamic_slice(lower, corner, (BLOCK, BLOCK))
+            block = jax.lax.dynamic_slice(upper, corner, (BLOCK, BLOCK))
             part = jax.lax.dynamic_slice_in_dim(rows, at(j), BLOCK, axis=1)
             return total + part @ (block.T if transposed else block)
 
-        first, last = (0, i + 1) if transposed else (i, used)
+        first, last = (i, used) if transposed else (0, i + 1)
         total = jax.lax.fori_loop(first, last, inner, zero)
         return jax.lax.dynamic_update_slice_in_dim(out, total, at(i), axis=1)
 
