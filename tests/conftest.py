@@ -11,6 +11,9 @@ import jax
 import pytest
 
 
+# Tests compile much and compute little: LLVM's optimizations would take a third of
+# their time. Read when JAX's backend starts; `XLA_FLAGS= pytest …` keeps them.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Rank promotion stays allowed: NumPyro's own sampling of a mixture or of a batch of
 # multivariate normals broadcasts over ranks (numpyro 0.22, seen 2026-11-24).

@@ -276,6 +276,8 @@ def study_policies(environment: str, width: int) -> dict[str, nb.AbstractPolicy]
 
 #: Where all widths are compared.
 WIDE = "square"
+#: Where single seeds get stuck and regrets spread: so many times the seeds.
+SPREAD, MORE = "wheel 0.9", 4
 ENVIRONMENTS: dict[str, Callable[[], nb.AbstractEnvironment]] = {
     "square": lambda: nb.Synthetic(nb.Square()),
     "quadratic": lambda: nb.Synthetic(nb.Quadratic()),
@@ -303,7 +305,7 @@ def _study_runs(size: Size) -> Iterator[Run]:
                     width,
                     lambda rule=rule, make=make: (rule, make()),
                     size.study_rounds,
-                    size.study_seeds,
+                    size.study_seeds * (MORE if environment == SPREAD else 1),
                 )
 
 

@@ -308,7 +308,7 @@ def test_until_fitted_trains_in_rounds(getkey):
     [
         EWC(Train(3e-2, steps=20)),
         OnlineLaplace(Train(3e-2, steps=20)),
-        Replay(Train(3e-2, steps=20)),
+        pytest.param(Replay(Train(3e-2, steps=20)), marks=pytest.mark.long),
         pytest.param(
             SFSVI(Train(3e-2, steps=20), memory=RandomPoints(5), context=4, draws=3),
             marks=pytest.mark.long,

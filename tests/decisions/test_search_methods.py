@@ -21,7 +21,7 @@ METHODS = {
 @pytest.mark.parametrize(
     "name",
     [
-        "ensemble",
+        pytest.param("ensemble", marks=pytest.mark.long),
         "laplace",
         # its kernel and gradients take minutes to compile
         pytest.param("ntk", marks=pytest.mark.long),

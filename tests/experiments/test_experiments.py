@@ -17,6 +17,7 @@ from experiments.uci import COLUMNS, markdown, summary
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_two_views_of_the_posterior_of_the_default_network_agree(tmp_path, capsys):
     Agreement(out=tmp_path, steps=200).execute()
     document = json.loads((tmp_path / "agreement.json").read_text())

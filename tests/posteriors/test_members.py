@@ -162,7 +162,11 @@ def floor(regime):
 
 @pytest.mark.parametrize(
     "member",
-    [NTKGPParam(), NTKGPFn(), NTKGPLin()],
+    [
+        NTKGPParam(),
+        pytest.param(NTKGPFn(), marks=pytest.mark.long),
+        pytest.param(NTKGPLin(), marks=pytest.mark.long),
+    ],
     ids=["NTKGPParam", "NTKGPFn", "NTKGPLin"],
 )
 def test_wide_corrected_members_are_draws_of_the_ntk_gp(member, regime, floor):
@@ -219,8 +223,8 @@ SHORT = Train(1e-2, steps=50, batch=5)
     "method",
     [
         DeepEnsemble(3, SHORT, RandomizedPrior()),
-        DeepEnsemble(3, SHORT, Snapshot()),
-        MAP(SHORT, rounds=3),
+        pytest.param(DeepEnsemble(3, SHORT, Snapshot()), marks=pytest.mark.long),
+        pytest.param(MAP(SHORT, rounds=3), marks=pytest.mark.long),
         Mixture(Laplace(structure=Diagonal(), tune=Fixed()), 2, MAP(SHORT, rounds=2)),
     ],
     ids=["ensemble", "snapshots", "MAP", "mixture"],

@@ -143,7 +143,16 @@ OUTPUTS = {
 }
 
 
-@pytest.mark.parametrize("likelihood", OUTPUTS)
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        pytest.param(name, marks=() if name in ("Categorical", "Poisson") else LONG)
+        for name in OUTPUTS
+    ],
+)
 def test_every_likelihood_gets_through_every_method(likelihood, tmp_path):
     data = split(likelihood)
     network = nq.Network(chain(jax.nn.tanh, OUTPUTS[likelihood]))
