@@ -113,7 +113,7 @@ class ConditionsStudy:
     """λ_min and C′ against width, beside measured loss curves: tables and figures."""
 
     size: Literal["smoke", "cpu", "gpu"] = "cpu"
-    """How much: seconds, a quarter of an hour on two cores, or for a GPU."""
+    """How much: a minute, half an hour on two cores, or for a GPU."""
     out: Path = Path("runs/experiments/conditions")
     """Directory of the document, the figures, and what is finished already."""
     workers: int = 2

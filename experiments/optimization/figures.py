@@ -258,7 +258,9 @@ def diagnostic_and_outcome(found: list[Group], limits: list[Row]) -> Figure:
             **style,
         )
         points = outcomes(same)
-        right.plot([p.condition for p in points], [p.ratio for p in points], **style)
+        for bound, inside in ((False, color), (True, "none")):
+            some = [(p.condition, p.ratio) for p in points if p.bound is bound]
+            right.plot(*zip(*some, strict=True), mfc=inside, **style) if some else None
     left.axvline(0.5, color="#444444", lw=0.8)
     left.axhline(0.05, color="#444444", lw=0.8, ls=":")
     left.set(xscale="log", yscale="log")
@@ -267,8 +269,8 @@ def diagnostic_and_outcome(found: list[Group], limits: list[Row]) -> Figure:
     left.set_title(f"C′ < 1/2 and the rate\n{_said(rate_claim, 'AUC')}", fontsize=8)
     right.set(xscale="log", yscale="log")
     right.set_xlabel("κ = λ_max / λ_min", fontsize=8)
-    right.set_ylabel("steps of gradient descent / natural gradient, ≥", fontsize=8)
-    right.set_title(f"κ and the gain\n{_said(ratio_claim, 'Spearman')}", fontsize=8)
+    right.set_ylabel("steps, gradient descent / natural; open: at least", fontsize=8)
+    right.set_title(f"κ and the gain\n{_said(ratio_claim, "Somers' D")}", fontsize=8)
     if left.lines:
         left.legend(fontsize=7, frameon=False)
     return figure

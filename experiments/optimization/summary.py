@@ -52,6 +52,7 @@ class Group(NamedTuple):
             all(kept),
             float(np.median([row["most"] / row["least"] for row in rows])),
             float(np.median(ratios)),
+            any(row["descent_steps"] is None for row in rows),
         )
 
 
@@ -93,6 +94,18 @@ def _document(claim: Claim) -> dict[str, Any]:
         "note": claim.note,
         "reason": claim.reason,
     }
+
+
+def claims_markdown(found: list[dict[str, Any]]) -> str:
+    """One row a claim."""
+    lines = ["| # | claim | number | word | note |", "|---" * 5 + "|"]
+    for claim in found:
+        number = "–" if claim["value"] is None else f"{claim['value']:.2f}"
+        if claim["interval"] is not None:
+            number += " ({:.2f} to {:.2f})".format(*claim["interval"])
+        cells = [str(claim["number"]), claim["statement"], number, claim["word"]]
+        lines.append("| " + " | ".join([*cells, claim["note"]]) + " |")
+    return "\n".join(lines)
 
 
 def limit_of(limits: list[Row], group: Group) -> Row:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +37,23 @@ def test_every_network_is_measured_and_every_figure_drawn(study):
     assert len(lines) == 2 + 3
     assert len({line.count("|") for line in lines}) == 1
     assert "slow" not in table
+
+
+def test_the_page_is_that_of_the_stored_study():
+    root = Path(__file__).parents[2]
+    stored = json.loads((root / "docs/results/conditions.json").read_text())
+    text = (root / "docs/optimization-study.md").read_text(encoding="utf-8")
+    tables = {
+        "conditions": summary.markdown(stored["rows"], stored["limits"]),
+        "claims": summary.claims_markdown(stored["claims"]),
+    }
+    for name, table in tables.items():
+        shown = re.search(rf"<!-- {name} -->\n(.*?)<!-- end of {name} -->", text, re.S)
+        assert shown is not None
+        assert shown[1].strip() == table
+    assert summary.claims(stored["rows"])[1]["value"] == pytest.approx(
+        stored["claims"][1]["value"]
+    )
 
 
 def test_numbers_are_consistent(study):

@@ -28,7 +28,7 @@ from ntkuq.optimization.kernel_regime import (
 )
 from ntkuq.optimization.kernel_regime.conditions import STABLE
 from ntkuq.optimization.kernel_regime.consequences import consequences
-from ntkuq.optimization.kernel_regime.link import rank_correlation
+from ntkuq.optimization.kernel_regime.link import concordance
 from ntkuq.optimization.kernel_regime.rates import FASTER, LINKED, lazy_rate
 from ntkuq.optimization.kernel_regime.study import FAILURES, decide, decided
 
@@ -270,16 +270,41 @@ def test_link_reads_regimes(linear):
     assert "1 networks; 1 more have no C′ or no rate" in claim.note
 
 
-def test_rank_correlation_is_spearmans():
+def test_concordance_is_kendalls_where_nothing_is_cut_off():
     from scipy import stats
 
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 10, 30).astype(float)
+    x = rng.normal(size=30)
     y = x + rng.normal(size=30)
-    found = rank_correlation(x, y)
-    assert found.value == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert found.interval[0] < found.value < found.interval[1] < 1
-    assert rank_correlation(np.ones(5), np.arange(5.0)).interval is None
+    found = concordance(x, y, np.zeros(30, bool))
+    assert found.value == pytest.approx(stats.kendalltau(x, y).statistic)
+    assert concordance(x, y, np.ones(30, bool)).interval is None
+
+
+def test_concordance_covers_through_bounds():
+    rng = np.random.default_rng(1)
+    # D of independent normal noise of the same variance: 2/pi arcsin(1/sqrt 2) = 1/2
+    truth, inside, naive = 0.5, 0, []
+    for _ in range(200):
+        x = rng.normal(size=60)
+        y = x + rng.normal(size=60)
+        cut = rng.uniform(size=60) < 0.3
+        seen = np.where(cut, y - rng.exponential(2.0, 60), y)
+        found = concordance(x, seen, cut)
+        inside += found.interval[0] <= truth <= found.interval[1]
+        naive.append(concordance(x, seen, np.zeros(60, bool)).value)
+    # 0.95 of 200, five standard errors of 0.015: pairs far apart are compared a little
+    # more often than others
+    assert inside / 200 > 0.95 - 5 * 0.0154
+    # bounds taken for values lose a fifth
+    assert np.mean(naive) < 0.45
+
+
+def test_link_says_how_many_ratios_are_bounds():
+    rows = [Outcome(1.0, True, 10.0**n, 2.0**n, n == 3) for n in range(5)]
+    _, order = link(rows)
+    assert order.statistic.value == 1.0
+    assert "1 ratios are lower bounds" in order.note
 
 
 def score(value):

@@ -200,7 +200,11 @@ class NaturalGradientRate(AbstractStudy):
             )
             return decided(FASTER, note=note, reason=reason)
         score = geometric_score(descent / natural)
-        values = {"condition": float(condition), "ratio": score.value}
+        values = {
+            "condition": float(condition),
+            "ratio": score.value,
+            "bound": float(capped > 0),
+        }
         return decided(FASTER, score, note=note, values=values)
 
 
