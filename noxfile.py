@@ -109,37 +109,58 @@ def build(session: nox.Session) -> None:
     session.run("python", "-I", "-m", "ntkuq", "--help", silent=True)
 
 
+# What each peer needs, in an environment of its own. The newest JAX on which all
+# implementations of neural-tangents run is 0.4.25.
+PEERS = {
+    "torch": (
+        "laplace-torch==0.3",
+        "curvlinops-for-pytorch==3.0.1",
+        "backpack-for-pytorch==1.7.1",
+    ),
+    "nt": (
+        *("neural-tangents==0.6.5", "frozendict", "jax==0.4.25"),
+        *("jaxlib==0.4.25", "numpy<2", "scipy<1.13"),
+    ),
+    "kfac": ("kfac-jax==0.0.8", "jax==0.7.2", "jaxlib==0.7.2"),
+    "botorch": ("botorch>=0.15",),
+    "toolbox": ("uncertainty-toolbox>=0.1.1",),
+}
+# Experiments that race ntkuq against peers.
+RACES = {
+    "race": ("torch", "nt"),
+    "training": ("torch",),
+    "autoencoder": ("kfac",),
+    "scores": ("toolbox",),
+    "search": ("botorch",),
+    "bandit-race": ("torch",),
+    "continual-race": ("torch",),
+}
+
+
 @nox.session(python=PYTHON)
 def race(session: nox.Session) -> None:
-    """Race ntkuq against its peers: `nox -s race -- --tasks T1_f64`, `-- --quick`."""
+    """Race ntkuq against its peers: `nox -s race -- [EXPERIMENT] [FLAGS]`.
+
+    `-- --tasks T1_f64`, `-- bandit-race --rounds 500`; without a name, `race`.
+    """
     session.install("-e", ".")
-    # The newest JAX on which all implementations of neural-tangents run is 0.4.25.
-    peers = {
-        "torch": (
-            "laplace-torch==0.3",
-            "curvlinops-for-pytorch==3.0.1",
-            "backpack-for-pytorch==1.7.1",
-        ),
-        "nt": (
-            *("neural-tangents==0.6.5", "frozendict", "jax==0.4.25"),
-            *("jaxlib==0.4.25", "numpy<2", "scipy<1.13"),
-        ),
-    }
+    name, *flags = session.posargs or ["race"]
+    if name not in RACES:
+        name, flags = "race", session.posargs
     folder = Path(session.create_tmp()).resolve()
-    flags = []
-    for name, packages in peers.items():
-        python = folder / name / "bin" / "python"
+    for peer in RACES[name]:
+        python = folder / peer / "bin" / "python"
         session.run_install(
             *("uv", "venv", "-q", "--clear", "--python", f"{session.bin}/python"),
-            str(folder / name),
+            str(folder / peer),
             external=True,
         )
         session.run_install(
-            *("uv", "pip", "install", "-q", "--python", str(python), *packages),
+            *("uv", "pip", "install", "-q", "--python", str(python), *PEERS[peer]),
             external=True,
         )
-        flags += [f"--{name}-python", str(python)]
-    session.run("python", "-m", "experiments", "race", *flags, *session.posargs)
+        flags = [f"--{peer}-python", str(python), *flags]
+    session.run("python", "-m", "experiments", name, *flags)
 
 
 @nox.session(python=PYTHON)
