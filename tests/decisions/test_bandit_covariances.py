@@ -281,3 +281,50 @@ def test_ntk_factors_are_the_gradient_by_the_weights_that_learn(getkey):
             got = jnp.einsum("no,ni->noi", f.delta, f.inputs)
             want = g[jnp.arange(ROUNDS), f.block]
             np.testing.assert_allclose(np.asarray(got), np.asarray(want), atol=1e-12)
+
+
+@pytest.mark.parametrize("covariance", [nb.LastLayer(), nb.Full(), nb.FunctionSpace()])
+def test_collinear_features_and_a_tiny_lambda_stay_finite(getkey, covariance):
+    # features in a plane: the Gram matrix is singular, and in float32 lambda is far
+    # below the rounding of its largest eigenvalue
+    x = 30.0 * jax.random.normal(getkey(), (200, 2))
+    x = x @ jax.random.normal(getkey(), (2, FEATURES))
+    arm = jax.random.randint(getkey(), (200,), 0, ARMS)
+    weights = nb.Perceptron(depth=0).init(FEATURES, ARMS, per_arm=False, key=getkey())
+    ratio = jnp.asarray(1e-5)
+    chunk = nc.Chunk(values(weights, x, arm), jnp.ones(200), jnp.ones(200))
+    state = covariance.init([w.shape for w in weights], 200)
+    state = covariance.refit(state, nc.Seen(lambda i: chunk, jnp.asarray(1)), ratio)
+    state = covariance.reweighted(
+        state, nc.Seen(lambda i: chunk, jnp.asarray(1)), ratio
+    )
+    one = values(weights, x[:1], arm[:1])
+    for _ in range(3):
+        state = covariance.add(state, one, jnp.ones(1), ratio)
+    found = values(weights, x[:ARMS], jnp.arange(ARMS))
+    assert np.isfinite(np.asarray(covariance.variance(state, found, ratio))).all()
+    assert np.isfinite(np.asarray(covariance.mean(state, found))).all()
+
+
+def test_the_misfit_of_the_last_layer_is_the_dense_one_where_the_fit_is_good(getkey):
+    weights = nb.Perceptron(depth=0).init(FEATURES, 1, per_arm=True, key=getkey())
+    x = jax.random.normal(getkey(), (500, FEATURES))
+    reward = 3.0 + x @ jnp.asarray([1.0, 2.0, 3.0])
+    reward += 1e-3 * jax.random.normal(getkey(), (500,))
+    found = values(weights, x, jnp.zeros(500, jnp.int32))
+    chunk = nc.Chunk(found, reward, jnp.ones(500))
+    covariance, ratio = nb.LastLayer(), jnp.asarray(0.01)
+    state = covariance.init([w.shape for w in weights], 500)
+    state = covariance.refit(state, nc.Seen(lambda i: chunk, jnp.asarray(1)), ratio)
+    rss = jnp.sum((covariance.mean(state, found) - reward) ** 2)
+    grid = jnp.asarray([1e-4, 0.01, 1.0])
+    got = covariance.misfit(state, rss, jnp.zeros(()), grid)
+    phi = np.c_[np.asarray(x, float), np.ones(500)]
+    want = []
+    for r in np.asarray(grid, float):
+        gram = phi.T @ phi + r * np.eye(4)
+        w = np.linalg.solve(gram, phi.T @ np.asarray(reward, float))
+        want.append(np.sum((phi @ w - np.asarray(reward)) ** 2) + r * w @ w)
+    # float32: residuals of 1e-3 beside rewards of 3 have 1e-3 of relative rounding; the
+    # difference y'y - b'(G + lambda)^-1 b of 1e4 would be wrong by more than it is
+    np.testing.assert_allclose(np.asarray(got), want, rtol=0.02)

@@ -22,6 +22,8 @@ from ntkuq.decisions.bandits.policies import AbstractPolicy, JointThompson
 CHUNK = 128
 #: Decimal logarithms of the ends of the values of lambda, and their number.
 GRID = (-4.0, 4.0, 65)
+#: Units of rounding of the largest eigenvalue, below which no lambda is tried.
+RESOLUTION = 8.0
 
 
 class LoopState(NamedTuple):
@@ -292,7 +294,9 @@ def renew(model: NeuralRewards, state: LoopState, seen: Array) -> LoopState:
         evidence = (
             -0.5 * count * jnp.log(jnp.maximum(misfit / count, 1e-8)) - 0.5 * logs
         )
-        best = jnp.argmax(evidence)
+        # a smaller lambda is lost in the rounding of the largest eigenvalue
+        fine = grid >= RESOLUTION * jnp.finfo(e.dtype).eps * jnp.max(e)
+        best = jnp.argmax(jnp.where(fine, evidence, -jnp.inf))
         ratio, noise = grid[best], jnp.sqrt(jnp.maximum(misfit[best] / count, 1e-8))
         covariance = model.covariance.reweighted(covariance, every, ratio)
     state = state._replace(covariance=covariance, ratio=ratio, noise=noise)

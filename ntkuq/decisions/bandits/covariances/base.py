@@ -114,6 +114,15 @@ def each(seen: Seen, state: Any, step: Callable[[Any, Chunk], Any]) -> Any:
     return jax.lax.fori_loop(0, seen.chunks, lambda i, s: step(s, seen.at(i)), state)
 
 
+def resolved(gram: Float[Array, "n n"], ratio: Array) -> Array:
+    """Lambda, or what rounding leaves of it beside this matrix.
+
+    A smaller one is lost in the rounding of the largest eigenvalue, which the trace
+    bounds: the Cholesky factor would not be there.
+    """
+    return jnp.maximum(ratio, jnp.finfo(gram.dtype).eps * jnp.trace(gram))
+
+
 def same_block(factor: Factor) -> Float[Array, "K K"]:
     """1 where two arms share a matrix of this layer, else 0."""
     return (factor.block[:, None] == factor.block[None]).astype(factor.delta.dtype)

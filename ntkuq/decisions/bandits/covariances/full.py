@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkuq.decisions.bandits.covariances.base import AbstractCovariance, by_block, each
+from ntkuq.decisions.bandits.covariances.base import (
+    AbstractCovariance,
+    by_block,
+    each,
+    resolved,
+)
 
 
 class FullState(NamedTuple):
@@ -44,7 +49,7 @@ class Full(AbstractCovariance):
 
         gram = each(seen, jnp.zeros_like(state.gram), step)
         eye = jnp.eye(gram.shape[0], dtype=gram.dtype)
-        chol = jnp.linalg.cholesky(gram + ratio * eye)
+        chol = jnp.linalg.cholesky(gram + resolved(gram, ratio) * eye)
         lower = jax.scipy.linalg.solve_triangular(chol, eye, lower=True)
         return FullState(gram, lower.T @ lower, state.blocks)
 

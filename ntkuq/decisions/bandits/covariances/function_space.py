@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from ntkuq.decisions.bandits.covariances.base import (
     AbstractCovariance,
     each,
+    resolved,
     same_block,
 )
 from ntkuq.decisions.bandits.network import Factor
@@ -115,7 +116,8 @@ class FunctionSpace(AbstractCovariance):
             Factor(d, i, b) for d, i, b in zip(s.delta, s.inputs, s.block, strict=True)
         ]
         eye = jnp.eye(s.inverse.shape[0], dtype=s.inverse.dtype)
-        chol = jnp.linalg.cholesky(self._cross(s, every) + ratio * eye)
+        kernel = self._cross(s, every)
+        chol = jnp.linalg.cholesky(kernel + resolved(kernel, ratio) * eye)
         inverse = jax.scipy.linalg.solve_triangular(chol, eye, trans=1, lower=True)
         live = jnp.arange(eye.shape[0], dtype=jnp.int32) < s.count
         return s._replace(inverse=jnp.where(live, inverse, 0.0))

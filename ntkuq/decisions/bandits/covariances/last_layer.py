@@ -18,12 +18,12 @@ from ntkuq.decisions.bandits.covariances.base import (
 
 
 class LastState(NamedTuple):
-    """Sums of features by head, the inverse with lambda, and the weights."""
+    """Sums by head of features and of rewards times features, the inverse, lambda."""
 
     gram: Float[Array, "B i i"]
     moment: Float[Array, "B i"]
-    square: Float[Array, ""]
     inverse: Float[Array, "B i i"]
+    ratio: Float[Array, ""]
 
 
 class LastLayer(AbstractCovariance):
@@ -38,7 +38,8 @@ class LastLayer(AbstractCovariance):
     def init(self, shapes, rounds):
         blocks, _, size = shapes[-1]
         gram = jnp.zeros((blocks, size, size))
-        return LastState(gram, jnp.zeros((blocks, size)), jnp.zeros(()), gram)
+        zero = jnp.zeros(())
+        return LastState(gram, jnp.zeros((blocks, size)), gram, zero)
 
     def refit(self, state, seen, ratio):
         def step(s: LastState, chunk: Chunk) -> LastState:
@@ -48,30 +49,29 @@ class LastLayer(AbstractCovariance):
             return LastState(
                 s.gram + jnp.einsum("nk,ni,nj->kij", one, h, h),
                 s.moment + jnp.einsum("nk,n,ni->ki", one, chunk.reward, h),
-                s.square + jnp.sum(chunk.weight * chunk.reward**2),
                 s.inverse,
+                s.ratio,
             )
 
         s = each(seen, jax.tree.map(jnp.zeros_like, state), step)
-        eye = jnp.eye(s.gram.shape[-1], dtype=s.gram.dtype)
-        chol = jnp.linalg.cholesky(s.gram + ratio * eye)
-        lower = jax.vmap(
-            lambda c: jax.scipy.linalg.solve_triangular(c, eye, lower=True)
-        )(chol)
-        return s._replace(inverse=jnp.einsum("kai,kaj->kij", lower, lower))
+        # no Cholesky factor: in float32 there may be none, and NaN would stay for good
+        values, vectors = jnp.linalg.eigh(s.gram)
+        e = jnp.maximum(values, 0.0) + ratio
+        inverse = jnp.einsum("kij,kj,klj->kil", vectors, 1.0 / e, vectors)
+        return s._replace(inverse=inverse, ratio=ratio)
 
     def add(self, state, values, reward, ratio, known=None):
         factor = values.factors[-1]
         h, k = factor.inputs[0], factor.block[0]
         u = state.inverse[k] @ h
-        down = jnp.outer(u, u) / (1.0 + h @ u)
+        down = jnp.outer(u, u) / (1.0 + jnp.maximum(h @ u, 0.0))
         # of many seeds at once a scatter is slower than this
         one = by_block(factor, state.gram.shape[0])[0]
         return LastState(
             state.gram + one[:, None, None] * jnp.outer(h, h),
             state.moment + one[:, None] * (reward[0] * h),
-            state.square + reward[0] ** 2,
             state.inverse - one[:, None, None] * down,
+            state.ratio,
         )
 
     def mean(self, state, values):
@@ -95,7 +95,12 @@ class LastLayer(AbstractCovariance):
         return jnp.maximum(jnp.linalg.eigvalsh(state.gram), 0.0).reshape(-1)
 
     def misfit(self, state, rss, penalty, ratio):
+        # Not y'y - b'(G + lambda I)^-1 b, whose terms cancel where the fit is good: the
+        # misfit where the residuals were measured, and the change from there.
         values, vectors = jnp.linalg.eigh(state.gram)
         along = jnp.einsum("kij,ki->kj", vectors, state.moment) ** 2
-        e = jnp.maximum(values, 0.0)[None] + ratio[:, None, None]
-        return jnp.maximum(state.square - jnp.sum(along[None] / e, axis=(1, 2)), 1e-6)
+        e, here = jnp.maximum(values, 0.0), state.ratio
+        start = rss + here * jnp.sum(along / (e + here) ** 2)
+        there = ratio[:, None, None]
+        change = along / ((e + here) * (e + there)) * (there - here)
+        return jnp.maximum(start + jnp.sum(change, axis=(1, 2)), 1e-6)
