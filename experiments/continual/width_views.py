@@ -45,7 +45,7 @@ def markdown(document: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     stopping = [claim for claim in document["claims"] if claim["number"] == 19]
     after = [
-        f"{claim['statement'].capitalize()}: {claim['word']}, "
+        f"{claim['statement'][:1].upper()}{claim['statement'][1:]}: {claim['word']}, "
         f"{_interval(claim['statistic'])}."
         for claim in stopping
         if claim["statistic"] is not None

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
         ("continual", "continual", published.markdown),
         ("race on two cores", "continual-race", race.markdown),
         ("race on one core", "continual-race-one-core", race.markdown),
+        ("width", "forgetting-width", width_views.markdown),
     ],
 )
 def test_the_tables_are_those_of_the_stored_runs(mark, name, markdown):
