@@ -145,8 +145,10 @@ def race(session: nox.Session) -> None:
     """
     session.install("-e", ".")
     name, *flags = session.posargs or ["race"]
-    if name not in RACES:
+    if name.startswith("-"):
         name, flags = "race", session.posargs
+    if name not in RACES:
+        session.error(f"expected one of {', '.join(RACES)}, got {name}")
     folder = Path(session.create_tmp()).resolve()
     for peer in RACES[name]:
         python = folder / peer / "bin" / "python"

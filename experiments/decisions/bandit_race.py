@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,17 @@ class Task(NamedTuple):
     covariance: nb.AbstractCovariance
     peer: str
     reach: float
+
+    @property
+    def model(self) -> nb.NeuralRewards:
+        """The network with schedule and training."""
+        return nb.NeuralRewards(
+            nb.Perceptron(self.width),
+            self.covariance,
+            nb.Constant(GAMMA, RATIO),
+            nb.Every(INTERVAL),
+            nb.Adam(RATE, STEPS, BATCH, decay=0.0),
+        )
 
 
 TASKS = {
@@ -67,7 +80,6 @@ class BanditRace:
     def execute(self) -> None:
         """Run everything, print the table, write the document."""
         self.out.mkdir(parents=True, exist_ok=True)
-        jax.devices()  # threads of the device before the process is on one core
         rows = [self.row(name) for name in self.tasks]
         print(f"\n{markdown(rows)}")
         content = {
@@ -82,20 +94,15 @@ class BanditRace:
     def row(self, name: str) -> dict[str, Any]:
         """Seconds and regret of both, in turn."""
         task, world = TASKS[name], nb.table("mushroom")
-        model = nb.NeuralRewards(
-            nb.Perceptron(task.width),
-            task.covariance,
-            nb.Constant(GAMMA, RATIO),
-            nb.Every(INTERVAL),
-            nb.Adam(RATE, STEPS, BATCH, decay=0.0),
-        )
         # processor time of one core: what else runs here does not count
-        with one_core():
-            ours = self.ours(nb.UCB(model), world, 1, time.process_time)
-            peer = self.peer(task, world)
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, spawn, initializer=to_one_core) as pool:
+            ours = pool.submit(alone, name, self.rounds, self.repeat).result()
+        peer = self.peer(task, world)
         # several seeds use all cores, so here the time on the wall counts
-        one = self.ours(nb.UCB(model), world, 1, time.perf_counter)
-        many = self.ours(nb.UCB(model), world, self.seeds, time.perf_counter)
+        policy, clock = nb.UCB(task.model), time.perf_counter
+        one = timed(policy, world, self.rounds, self.repeat, 1, clock)
+        many = timed(policy, world, self.rounds, self.repeat, self.seeds, clock)
         best = {
             "ntkuq": min(ours["seconds"]),
             "one": min(one["seconds"]),
@@ -114,19 +121,6 @@ class BanditRace:
         }
         print(f"{task.what}: {best}, torch {peer and peer['seconds']}", flush=True)
         return row
-
-    def ours(
-        self, policy: Any, world: Any, seeds: int, clock: Callable[[], float]
-    ) -> dict[str, Any]:
-        """Seconds of `run_bandit`: the first with compilation apart."""
-        seconds, regret = [], []
-        for number in range(self.repeat + 1):
-            keys = jax.random.split(jax.random.key(number), seeds)
-            start = clock()
-            result = nb.run_bandit(policy, world, rounds=self.rounds, keys=keys)
-            seconds.append(clock() - start)
-            regret.append(result.regret.mean)
-        return {"first": seconds[0], "seconds": seconds[1:], "regret": regret}
 
     def peer(self, task: Task, world: Any) -> dict[str, Any] | None:
         """The same of a PyTorch loop."""
@@ -156,13 +150,44 @@ class BanditRace:
         }
         words = [f"--{key}={value}" for key, value in flags.items()]
         command = [str(self.torch_python), str(script), *words]
-        subprocess.run(command, check=True, env=environment())  # noqa: S603
+        with one_core():
+            subprocess.run(command, check=True, env=environment())  # noqa: S603
         return json.loads(out.read_text())
+
+
+def timed(
+    policy: Any,
+    world: Any,
+    rounds: int,
+    repeat: int,
+    seeds: int,
+    clock: Callable[[], float],
+) -> dict[str, Any]:
+    """Seconds of `run_bandit`: the first with compilation apart."""
+    seconds, regret = [], []
+    for number in range(repeat + 1):
+        keys = jax.random.split(jax.random.key(number), seeds)
+        start = clock()
+        result = nb.run_bandit(policy, world, rounds=rounds, keys=keys)
+        seconds.append(clock() - start)
+        regret.append(result.regret.mean)
+    return {"first": seconds[0], "seconds": seconds[1:], "regret": regret}
+
+
+def to_one_core() -> None:
+    """This process on one core, before its device starts threads."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+
+
+def alone(name: str, rounds: int, repeat: int) -> dict[str, Any]:
+    """Processor time of one seed of a task."""
+    policy, world = nb.UCB(TASKS[name].model), nb.table("mushroom")
+    return timed(policy, world, rounds, repeat, 1, time.process_time)
 
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """This process, and those it starts, on one core."""
+    """This thread, and the processes it starts, on one core."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(cores)[:1])
     try:

@@ -260,7 +260,8 @@ def diagnostic_and_outcome(found: list[Group], limits: list[Row]) -> Figure:
         points = outcomes(same)
         for bound, inside in ((False, color), (True, "none")):
             some = [(p.condition, p.ratio) for p in points if p.bound is bound]
-            right.plot(*zip(*some, strict=True), mfc=inside, **style) if some else None
+            if some:
+                right.plot(*zip(*some, strict=True), mfc=inside, **style)
     left.axvline(0.5, color="#444444", lw=0.8)
     left.axhline(0.05, color="#444444", lw=0.8, ls=":")
     left.set(xscale="log", yscale="log")

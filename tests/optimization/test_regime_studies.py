@@ -296,15 +296,29 @@ def test_concordance_covers_through_bounds():
     # 0.95 of 200, five standard errors of 0.015: pairs far apart are compared a little
     # more often than others
     assert inside / 200 > 0.95 - 5 * 0.0154
-    # bounds taken for values lose a fifth
+    # bounds taken for values lose a tenth and more
     assert np.mean(naive) < 0.45
+
+
+def test_concordance_of_perfect_order_is_no_certainty():
+    x = np.arange(4.0)
+    # four networks by chance: 1 of 24 in order; two disjoint pairs: 0.025^(1/2)
+    found = concordance(x, x, np.zeros(4, bool))
+    assert found.interval == pytest.approx((2 * 0.025**0.5 - 1, 1.0))
+    turned = concordance(x, -x, np.zeros(4, bool))
+    assert turned.interval == pytest.approx((-1.0, 1 - 2 * 0.025**0.5))
+    # ties in x are one half
+    assert concordance(np.array([1.0, 1.0]), x[:2], np.zeros(2, bool)).value == 0.0
 
 
 def test_link_says_how_many_ratios_are_bounds():
     rows = [Outcome(1.0, True, 10.0**n, 2.0**n, n == 3) for n in range(5)]
     _, order = link(rows)
     assert order.statistic.value == 1.0
-    assert "1 ratios are lower bounds" in order.note
+    assert order.word == "undecided"
+    # the bound of 8 may be above the 16 of the fifth
+    assert "5 have κ and a ratio, 4 of these are exact" in order.note
+    assert "9 pairs can be compared" in order.note
 
 
 def score(value):

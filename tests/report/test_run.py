@@ -143,13 +143,14 @@ OUTPUTS = {
 }
 
 
-LONG = pytest.mark.long
+#: More of the same, in the nox session `long`.
+MORE = ("Bernoulli", "HeteroscedasticGaussian")
 
 
 @pytest.mark.parametrize(
     "likelihood",
     [
-        pytest.param(name, marks=() if name in ("Categorical", "Poisson") else LONG)
+        pytest.param(name, marks=pytest.mark.long if name in MORE else ())
         for name in OUTPUTS
     ],
 )

@@ -258,6 +258,20 @@ def check_rewards(rewards: Float[np.ndarray, "S n"], start: int) -> None:
         )
 
 
+def check_spread(std: Float[np.ndarray, "S n"], start: int) -> None:
+    """Standard deviations of rounds from `start` on are numbers.
+
+    Raises:
+        ValueError: where one is not finite: contexts of a size that overflows.
+    """
+    if not np.isfinite(std).all():
+        seed, at = np.argwhere(~np.isfinite(std))[0]
+        raise ValueError(
+            f"environment: the covariance is not finite in round {start + at} of seed "
+            f"{seed}: expected contexts of about unit scale, standardize them"
+        )
+
+
 def fitted(
     method: AbstractMethod, bnn: BNN, data: Dataset, *, key: Array
 ) -> AbstractPosterior:

@@ -294,8 +294,10 @@ def renew(model: NeuralRewards, state: LoopState, seen: Array) -> LoopState:
         evidence = (
             -0.5 * count * jnp.log(jnp.maximum(misfit / count, 1e-8)) - 0.5 * logs
         )
-        # a smaller lambda is lost in the rounding of the largest eigenvalue
-        fine = grid >= RESOLUTION * jnp.finfo(e.dtype).eps * jnp.max(e)
+        # a smaller lambda is lost in rounding, see `resolved`
+        rounding = jnp.maximum(RESOLUTION * jnp.max(e), jnp.sum(e))
+        fine = grid >= jnp.finfo(e.dtype).eps * rounding
+        fine = fine.at[-1].set(True)
         best = jnp.argmax(jnp.where(fine, evidence, -jnp.inf))
         ratio, noise = grid[best], jnp.sqrt(jnp.maximum(misfit[best] / count, 1e-8))
         covariance = model.covariance.reweighted(covariance, every, ratio)

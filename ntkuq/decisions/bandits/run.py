@@ -16,7 +16,12 @@ from jaxtyping import Array
 
 from ntkuq.data import Checkpoint
 from ntkuq.decisions.bandits.environments import AbstractEnvironment
-from ntkuq.decisions.bandits.general import Refitted, check_rewards, run_method
+from ntkuq.decisions.bandits.general import (
+    Refitted,
+    check_rewards,
+    check_spread,
+    run_method,
+)
 from ntkuq.decisions.bandits.loop import GRID, LoopState
 from ntkuq.decisions.bandits.model import Every, NeuralRewards
 from ntkuq.decisions.bandits.network import Perceptron
@@ -26,6 +31,10 @@ from ntkuq.decisions.bandits.seeds import Seeds, gathered
 from ntkuq.models import BNN
 from ntkuq.models.train.plans import AbstractPlan, default_plan
 from ntkuq.posteriors.base import AbstractMethod
+
+
+#: Of the states in a checkpoint; another one is not read.
+FORMAT = 2
 
 
 def run_bandit(
@@ -66,8 +75,8 @@ def run_bandit(
         Regret, rewards and predictions of all rounds.
 
     Raises:
-        ValueError: for rounds below 1, a model that is neither, or a reward that is not
-            finite.
+        ValueError: for rounds below 1, no key, a model that is neither, or a reward or
+            a covariance that is not finite.
 
     >>> from ntkuq.decisions.bandits import Rows
     >>> keys = jax.random.split(jax.random.key(0), 2)
@@ -77,6 +86,8 @@ def run_bandit(
     """
     if rounds < 1:
         raise ValueError(f"rounds: expected 1 or more, got {rounds}")
+    if keys.shape[0] < 1:
+        raise ValueError("keys: expected one key a seed, got none")
     start = time.perf_counter()
     model = policy.model
     if isinstance(policy, Uniform):
@@ -86,11 +97,12 @@ def run_bandit(
         model = Refitted(model)
         policy = eqx.tree_at(lambda p: p.model, policy, model)
     if isinstance(model, Refitted):
-        if checkpoint is not None:
-            raise ValueError(
-                "checkpoint: expected a NeuralRewards model, got "
-                f"{type(model.method).__name__}: leave it out"
-            )
+        for name, value in {"checkpoint": checkpoint, "plan": plan}.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name}: expected a NeuralRewards model, got "
+                    f"{type(model.method).__name__}: leave it out"
+                )
         found = run_method(
             policy, environment, problem, rounds=rounds, keys=keys, progress=progress
         )
@@ -122,6 +134,7 @@ def _neural(policy, environment, rounds, keys, plan, progress, checkpoint):
         fixed = (policy, environment, stop in times)
         states = seeds.advance(fixed, states, done, stop)
         check_rewards(gathered(states, "reward")[:, done:stop], done)
+        check_spread(gathered(states, "std")[:, done:stop], done)
         done = stop
         if file is not None:
             file.write(_stored(done, states))
@@ -145,7 +158,8 @@ def _neural(policy, environment, rounds, keys, plan, progress, checkpoint):
 
 def _identity(policy, environment, rounds: int, keys: Array) -> str:
     """A digest of all that determines the run."""
-    sha = hashlib.sha256(f"{policy!r} {environment!r} {rounds}".encode())
+    text = f"{FORMAT} {policy!r} {environment!r} {rounds}"
+    sha = hashlib.sha256(text.encode())
     for leaf in jax.tree.leaves((policy, environment, jax.random.key_data(keys))):
         sha.update(np.asarray(leaf).tobytes())
     return sha.hexdigest()

@@ -130,10 +130,18 @@ def _correlates(rows: Sequence[Outcome], note: str) -> Claim:
             f"{len(pairs)}"
         )
         return decided(CORRELATED, note=note, reason=reason)
-    bounds = pairs[:, 2] > 0
-    if bounds.any():
-        note += f"; {int(bounds.sum())} ratios are lower bounds"
-    return decided(CORRELATED, concordance(pairs[:, 0], pairs[:, 1], bounds), note=note)
+    x, y, bounds = pairs[:, 0], pairs[:, 1], pairs[:, 2] > 0
+    known = _known(y, bounds)
+    note += (
+        f"; {len(pairs)} have κ and a ratio, {int((~bounds).sum())} of these are exact "
+        f"and the others lower bounds; {int(known.sum())} pairs can be compared"
+    )
+    return decided(CORRELATED, concordance(x, y, bounds), note=note)
+
+
+def _known(y: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """(n, n) whether the ratio of a row is known to be below that of a column."""
+    return (y[:, None] < y[None]) & ~bounds[:, None]
 
 
 def concordance(x: np.ndarray, y: np.ndarray, bounds: np.ndarray) -> Score:
@@ -142,7 +150,8 @@ def concordance(x: np.ndarray, y: np.ndarray, bounds: np.ndarray) -> Score:
     $D = 2C - 1$ with the index C of Harrell et al. 1982: over the pairs of which it is
     known that $y_i < y_j$ (the smaller one is no bound), the share with $x_i < x_j$,
     ties one half. The interval is that of $\operatorname{artanh} D$ with one network
-    left out at a time (Newson 2002).
+    left out at a time (Newson 2002). Where every pair is in order nothing changes then:
+    the end is that of Clopper and Pearson for as many disjoint pairs as there can be.
 
     Args:
         x, y: (n,).
@@ -161,12 +170,16 @@ def concordance(x: np.ndarray, y: np.ndarray, bounds: np.ndarray) -> Score:
     from scipy import stats
 
     n = len(x)
-    known = ((y[:, None] < y[None]) & ~bounds[:, None]).astype(float)
+    known = _known(y, bounds).astype(float)
     order = known * np.sign(x[None] - x[:, None])
     pairs, total = known.sum(), order.sum()
     if pairs == 0:
         return Score(math.nan, None, n, None)
     value = float(total / pairs)
+    if abs(value) == 1.0:
+        apart = int((known + known.T).any(axis=1).sum()) // 2
+        end = 2 * 0.025 ** (1 / apart) - 1
+        return Score(value, None, n, (end, 1.0) if value > 0 else (-1.0, -end))
     fewer = pairs - known.sum(axis=0) - known.sum(axis=1)
     if (fewer <= 0).any():
         return Score(value, None, n, None)

@@ -19,12 +19,14 @@ from ntkuq.decisions.bandits.covariances.base import (
 class FullState(NamedTuple):
     """Gradients' outer products at the last training, and the inverse with lambda.
 
-    `blocks` has an empty array a layer, (blocks, 0): a number that is static.
+    `blocks` has an empty array a layer, (blocks, 0): a number that is static. `ratio`
+    is lambda, the larger one where rounding has raised it.
     """
 
     gram: Float[Array, "P P"]
     inverse: Float[Array, "P P"]
     blocks: tuple[Float[Array, "B 0"], ...]
+    ratio: Float[Array, ""]
 
 
 class Full(AbstractCovariance):
@@ -40,7 +42,8 @@ class Full(AbstractCovariance):
     def init(self, shapes, rounds):
         size = sum(blocks * out * inputs for blocks, out, inputs in shapes)
         blocks = tuple(jnp.zeros((count, 0)) for count, _, _ in shapes)
-        return FullState(jnp.zeros((size, size)), jnp.zeros((size, size)), blocks)
+        none = jnp.zeros((size, size))
+        return FullState(none, none, blocks, jnp.zeros(()))
 
     def refit(self, state, seen, ratio):
         def step(gram, chunk):
@@ -49,9 +52,10 @@ class Full(AbstractCovariance):
 
         gram = each(seen, jnp.zeros_like(state.gram), step)
         eye = jnp.eye(gram.shape[0], dtype=gram.dtype)
-        chol = jnp.linalg.cholesky(gram + resolved(gram, ratio) * eye)
+        ratio = resolved(gram, ratio)
+        chol = jnp.linalg.cholesky(gram + ratio * eye)
         lower = jax.scipy.linalg.solve_triangular(chol, eye, lower=True)
-        return FullState(gram, lower.T @ lower, state.blocks)
+        return FullState(gram, lower.T @ lower, state.blocks, ratio)
 
     def add(self, state, values, reward, ratio, known=None):
         phi = _dense(values.factors, state)[0]
@@ -75,7 +79,7 @@ class Full(AbstractCovariance):
 
     def log_determinant(self, state, ratio):
         logs = jnp.linalg.slogdet(state.inverse)[1]
-        return -logs - state.gram.shape[0] * jnp.log(ratio)
+        return -logs - state.gram.shape[0] * jnp.log(jnp.maximum(ratio, state.ratio))
 
     def misfit(self, state, rss, penalty, ratio):
         return rss + ratio * penalty

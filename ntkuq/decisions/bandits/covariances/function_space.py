@@ -23,9 +23,10 @@ BLOCK = 256
 
 
 class FunctionState(NamedTuple):
-    """Factors of the rounds, their number, and the inverse Cholesky factor, transposed.
+    """Factors of the rounds, their number, the inverse Cholesky factor, its lambda.
 
-    Transposed, as XLA multiplies few rows by a matrix much faster than by a transpose.
+    The factor is transposed, as XLA multiplies few rows by a matrix much faster than by
+    a transpose. Lambda is the larger one where rounding has raised it.
     """
 
     delta: tuple[Array, ...]
@@ -33,6 +34,7 @@ class FunctionState(NamedTuple):
     block: tuple[Array, ...]
     inverse: Float[Array, "T T"]
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    ratio: Array
 
 
 class FunctionSpace(AbstractCovariance):
@@ -57,6 +59,7 @@ class FunctionSpace(AbstractCovariance):
             tuple(jnp.zeros(rounds, jnp.int32) for _ in shapes),
             jnp.zeros((rounds, rounds)),
             jnp.zeros((), jnp.int32),
+            jnp.zeros(()),
         )
 
     def _cross(self, state, factors):
@@ -117,13 +120,15 @@ class FunctionSpace(AbstractCovariance):
         ]
         eye = jnp.eye(s.inverse.shape[0], dtype=s.inverse.dtype)
         kernel = self._cross(s, every)
-        chol = jnp.linalg.cholesky(kernel + resolved(kernel, ratio) * eye)
+        ratio = resolved(kernel, ratio)
+        chol = jnp.linalg.cholesky(kernel + ratio * eye)
         inverse = jax.scipy.linalg.solve_triangular(chol, eye, trans=1, lower=True)
         live = jnp.arange(eye.shape[0], dtype=jnp.int32) < s.count
-        return s._replace(inverse=jnp.where(live, inverse, 0.0))
+        return s._replace(inverse=jnp.where(live, inverse, 0.0), ratio=ratio)
 
     def add(self, state, values, reward, ratio, known=None):
         factors, at = values.factors, state.count
+        ratio = jnp.maximum(ratio, state.ratio)
         if known is None:
             _, known = self.look(state, values, ratio)
         along = known[0]
@@ -149,6 +154,7 @@ class FunctionSpace(AbstractCovariance):
             ),
             state.inverse.at[:, at].set(column),
             at + 1,
+            state.ratio,
         )
 
     def mean(self, state, values):
@@ -161,7 +167,7 @@ class FunctionSpace(AbstractCovariance):
         cross = self._cross(state, values.factors)
         along = _times(cross, state.inverse, state.count)
         rest = self._own(values.factors) - jnp.sum(along**2, axis=1)
-        return jnp.maximum(rest, 0.0) / ratio, along
+        return jnp.maximum(rest, 0.0) / jnp.maximum(ratio, state.ratio), along
 
     def cross(self, state, values, ratio):
         _, along = self.look(state, values, ratio)
@@ -169,9 +175,10 @@ class FunctionSpace(AbstractCovariance):
             same_block(f) * (f.delta @ f.delta.T) * (f.inputs @ f.inputs.T)
             for f in values.factors
         )
-        return (own - along @ along.T) / ratio
+        return (own - along @ along.T) / jnp.maximum(ratio, state.ratio)
 
     def log_determinant(self, state, ratio):
+        ratio = jnp.maximum(ratio, state.ratio)
         # det(K + lambda I) from the diagonal of the inverse Cholesky factor
         diagonal = jnp.diagonal(state.inverse)
         live = jnp.arange(diagonal.shape[0], dtype=jnp.int32) < state.count
@@ -192,6 +199,7 @@ class FunctionSpace(AbstractCovariance):
             tuple(padded(b) for b in state.block),
             padded(state.inverse, 2),
             state.count,
+            state.ratio,
         )
 
     def eigenvalues(self, state):

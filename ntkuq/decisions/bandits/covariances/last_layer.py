@@ -13,12 +13,16 @@ from ntkuq.decisions.bandits.covariances.base import (
     Chunk,
     by_block,
     each,
+    resolved,
     same_block,
 )
 
 
 class LastState(NamedTuple):
-    """Sums by head of features and of rewards times features, the inverse, lambda."""
+    """Sums by head of features and of rewards times features, the inverse, lambda.
+
+    Lambda is the larger one where rounding has raised it.
+    """
 
     gram: Float[Array, "B i i"]
     moment: Float[Array, "B i"]
@@ -54,6 +58,7 @@ class LastLayer(AbstractCovariance):
             )
 
         s = each(seen, jax.tree.map(jnp.zeros_like, state), step)
+        ratio = jnp.max(jax.vmap(resolved, (0, None))(s.gram, ratio))
         # no Cholesky factor: in float32 there may be none, and NaN would stay for good
         values, vectors = jnp.linalg.eigh(s.gram)
         e = jnp.maximum(values, 0.0) + ratio
