@@ -21,7 +21,7 @@ def shown(name):
     return found[1].strip()
 
 
-@pytest.mark.parametrize("part", ["tables", "study"])
+@pytest.mark.parametrize("part", ["tables", "covariances", "study"])
 def test_the_tables_are_those_of_the_stored_runs(part):
     stored = json.loads((ROOT / "docs/results/bandits.json").read_text())
     assert shown(f"bandit {part}") == bandit_tables.markdown(stored[part])
