@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntkuq.decisions import bandits as nb
 from ntkuq.decisions.bandits import covariances as nc
@@ -34,21 +35,31 @@ def setting(getkey, network, *, per_arm=False):
     return weights, x, arm, reward
 
 
+def double(state):
+    """A state whose numbers are in float64."""
+    return jax.tree.map(
+        lambda leaf: (
+            leaf.astype(jnp.float64)
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+            else leaf
+        ),
+        state,
+    )
+
+
+def variances(g, new, ratio):
+    """Of features `new` (n, P) after those of `g` (N, P), by a dense inverse, (n,)."""
+    z = ratio * jnp.eye(g.shape[1]) + g.T @ g
+    return np.asarray(jnp.einsum("np,pq,nq->n", new, jnp.linalg.inv(z), new))
+
+
 def filled(covariance, weights, x, arm, reward, ratio):
     """The state after adding the rounds one by one."""
     shapes = [w.shape for w in weights]
     with jax.enable_x64(True):
-        state = covariance.init(shapes, ROUNDS)
+        state = double(covariance.init(shapes, ROUNDS))
         nothing = values(weights, x[:1], arm[:1])
         empty = nc.Chunk(nothing, reward[:1], jnp.zeros(1, jnp.float64))
-        state = jax.tree.map(
-            lambda leaf: (
-                leaf.astype(jnp.float64)
-                if jnp.issubdtype(leaf.dtype, jnp.floating)
-                else leaf
-            ),
-            state,
-        )
         state = covariance.refit(state, nc.Seen(lambda i: empty, jnp.asarray(1)), ratio)
 
         @jax.jit
@@ -82,13 +93,5 @@ COVARIANCES = [
 def refitted(covariance, weights, x, arm, reward, ratio):
     """The state after all rounds at once."""
     rounds = nc.Chunk(values(weights, x, arm), reward, jnp.ones_like(reward))
-    state = covariance.init([w.shape for w in weights], len(x))
-    state = jax.tree.map(
-        lambda leaf: (
-            leaf.astype(jnp.float64)
-            if jnp.issubdtype(leaf.dtype, jnp.floating)
-            else leaf
-        ),
-        state,
-    )
+    state = double(covariance.init([w.shape for w in weights], len(x)))
     return covariance.refit(state, nc.Seen(lambda i: rounds, jnp.asarray(1)), ratio)

@@ -21,6 +21,7 @@ from tests.decisions.bandit_oracle import (
     filled,
     refitted,
     setting,
+    variances,
 )
 
 
@@ -54,8 +55,7 @@ def test_function_space_by_rounds_equals_refitting(getkey, network):
         every = jnp.arange(ARMS)
         got = covariance.variance(state, values(weights, at, every), ratio)
         g, new = dense(weights, x, arm), dense(weights, at, every)
-        z = 0.3 * jnp.eye(g.shape[1]) + g.T @ g
-        want = jnp.einsum("np,pq,nq->n", new, jnp.linalg.inv(z), new)
+        want = variances(g, new, 0.3)
         np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-8)
 
 
@@ -154,8 +154,7 @@ def test_the_full_covariance_follows_a_new_ratio(getkey):
         every = jnp.arange(ARMS)
         got = covariance.variance(state, values(weights, at, every), ratio)
         g, new = dense(weights, x, arm), dense(weights, at, every)
-        z = 0.3 * jnp.eye(g.shape[1]) + g.T @ g
-        want = jnp.einsum("np,pq,nq->n", new, jnp.linalg.inv(z), new)
+        want = variances(g, new, 0.3)
         np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-8)
 
 
@@ -203,8 +202,7 @@ def test_low_rank_of_full_rank_is_the_full_covariance(getkey, network):
         every = jnp.arange(ARMS)
         got = covariance.variance(state, values(weights, at, every), ratio)
         g, new = dense(weights, x, arm), dense(weights, at, every)
-        z = 0.7 * jnp.eye(g.shape[1]) + g.T @ g
-        want = jnp.einsum("np,pq,nq->n", new, jnp.linalg.inv(z), new)
+        want = variances(g, new, 0.7)
         # slowly where the third eigenvalue is near the fourth
         fewer = nb.LowRank(3, iterations=1000)
         low = refitted(fewer, weights, x, arm, reward, ratio)
