@@ -1,8 +1,8 @@
 """Accuracy, time and memory of infinitely wide networks on images, exact.
 
 Regression on the labels, as in Lee et al. (2018), of the first N training images. Depth
-and hyper-parameters have the largest evidence on 2 000 of them. Each set runs in a
-process of its own, so that its peak memory is its own.
+and hyper-parameters have the largest evidence on 2 000 of them, on 500 where there are
+convolutions. Each set runs in a process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import ntkuq as nq
@@ -32,18 +35,22 @@ PUBLISHED = {
     "cifar10": "47.80 (Lee et al. 2018, N = 10 000)",
 }
 METHODS = {"NNGP": nq.NNGP, "NTK-GP": nq.NTKGP}
+#: Hyper-parameters of convolutional networks are tuned on so many images.
+TUNED = 500
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """NNGP and NTK-GP on MNIST, Fashion-MNIST and CIFAR-10, dense ReLU networks."""
+    """NNGP and NTK-GP on MNIST, Fashion-MNIST and CIFAR-10, ReLU networks."""
 
     data: tuple[str, ...] = pictures.NAMES
     """Sets of images, below the folder that $NTKUQ_DATA names."""
     methods: tuple[str, ...] = ("NNGP",)
     """NNGP, NTK-GP."""
+    network: Literal["dense", "convolutional"] = "dense"
+    """Dense layers, or two convolutions with stride 2 and a flatten."""
     depths: tuple[int, ...] = (3,)
-    """Hidden layers to choose from."""
+    """Hidden layers to choose from, of dense networks."""
     train: int = 10_000
     """How many training images, at most."""
     test: int = 10_000
@@ -64,7 +71,7 @@ class Images:
                 row = (
                     self.process(name, method) if self.apart else self.one(name, method)
                 )
-                rows[f"{name}, {method}"] = row
+                rows[self.key(name, method)] = row
                 print(line(row), flush=True)
                 save(path, "gp-images", {"rows": rows})
         print()
@@ -73,9 +80,10 @@ class Images:
 
     def process(self, name: str, method: str) -> dict[str, Any]:
         """One set and method in a process of its own."""
-        out = self.out / f"{name}-{method}"
+        out = self.out / f"{name}-{method}-{self.network}"
         flags = [
             *("--data", name, "--methods", method, "--no-apart"),
+            *("--network", self.network),
             *("--depths", *map(str, self.depths)),
             *("--train", str(self.train), "--test", str(self.test)),
             *("--seed", str(self.seed), "--out", str(out)),
@@ -85,23 +93,31 @@ class Images:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        found = json.loads(
-            (self.out / f"{name}-{method}" / "gp-images.json").read_text()
-        )
-        return found["rows"][f"{name}, {method}"]
+        found = json.loads((out / "gp-images.json").read_text())
+        return found["rows"][self.key(name, method)]
+
+    def key(self, name: str, method: str) -> str:
+        """What the row of a set and method is called."""
+        ending = "" if self.network == "dense" else f", {self.network}"
+        return f"{name}, {method}{ending}"
 
     def one(self, name: str, label: str) -> dict[str, Any]:
         """One set and method."""
         found = pictures.load(name)
-        x = found.x[: self.train].reshape(min(self.train, len(found.x)), -1)
-        x_test = found.x_test[: self.test].reshape(
-            min(self.test, len(found.x_test)), -1
-        )
+        x, x_test = found.x[: self.train], found.x_test[: self.test]
         y, y_test = found.y[: self.train], found.y_test[: self.test]
-        build = nq.models.mlp(x.shape[1], 10, width=8, depth=1, activation=jax.nn.relu)
+        if self.network == "dense":
+            x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
+            build = nq.models.mlp(x.shape[1], 10, width=8, activation=jax.nn.relu)
+            kernel = nq.Analytic(ard=False, depth=self.depths)
+            inner = METHODS[label](kernel=kernel)
+        else:
+            x, x_test = channels_first(x), channels_first(x_test)
+            build = convolutional(x.shape[1:])
+            kernel = nq.Analytic(ard=False)
+            inner = METHODS[label](kernel=kernel, solver=nq.Cholesky(tune_points=TUNED))
         bnn = nq.BNN(nq.Network(build), nq.Categorical())
-        kernel = nq.Analytic(ard=False, depth=self.depths)
-        method = nq.LabelRegression(METHODS[label](kernel=kernel))
+        method = nq.LabelRegression(inner)
         start = time.perf_counter()
         posterior = method.fit(
             bnn, nq.Dataset(x, y.astype(np.int64)), key=jax.random.key(self.seed)
@@ -114,6 +130,7 @@ class Images:
         return {
             "set": name,
             "method": label,
+            "network": self.network,
             "train": len(x),
             "test": len(x_test),
             "accuracy": correct,
@@ -128,6 +145,38 @@ class Images:
         }
 
 
+def channels_first(images: np.ndarray) -> np.ndarray:
+    """(N, height, width) or (N, height, width, channels) to (N, channels, …)."""
+    if images.ndim == 3:
+        return images[:, None]
+    return np.moveaxis(images, -1, 1)
+
+
+def convolutional(shape: tuple[int, ...]) -> Callable[[jax.Array], eqx.Module]:
+    """Two convolutions with ReLU, 5 × 5 and 3 × 3, stride 2 each; a dense layer.
+
+    Its width plays no part.
+    """
+    channels, height, width = shape
+    positions = math.ceil(height / 4) * math.ceil(width / 4)
+
+    def build(key: jax.Array) -> eqx.Module:
+        first, second, last = jax.random.split(key, 3)
+        relu = eqx.nn.Lambda(jax.nn.relu)
+        return eqx.nn.Sequential(
+            [
+                eqx.nn.Conv2d(channels, 8, 5, 2, "SAME", key=first),
+                relu,
+                eqx.nn.Conv2d(8, 8, 3, 2, "SAME", key=second),
+                relu,
+                eqx.nn.Lambda(jnp.ravel),
+                eqx.nn.Linear(8 * positions, 10, key=last),
+            ]
+        )
+
+    return build
+
+
 COLUMNS = (
     "| set | method | train | test | accuracy, % | published | NLL | fit, s | "
     "predict, s | GB |"
@@ -137,9 +186,12 @@ COLUMNS = (
 def line(row: dict[str, Any]) -> str:
     """One row of the table."""
     accuracy = f"{100 * row['accuracy']:.2f} ± {100 * row['accuracy_se']:.2f}"
-    published = PUBLISHED.get(row["set"], "–") if row["method"] == "NNGP" else "–"
+    dense = row.get("network", "dense") == "dense"
+    listed = dense and row["method"] == "NNGP"
+    published = PUBLISHED.get(row["set"], "–") if listed else "–"
+    method = row["method"] + ("" if dense else f", {row['network']}")
     return (
-        f"| {row['set']} | {row['method']} | {row['train']} | {row['test']} "
+        f"| {row['set']} | {method} | {row['train']} | {row['test']} "
         f"| {accuracy} | {published} | {row['nll']:.3f} | {row['fit_seconds']:.0f} "
         f"| {row['predict_seconds']:.0f} | {row['peak_gb']:.1f} |"
     )

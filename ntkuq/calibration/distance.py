@@ -1,6 +1,6 @@
 """How far predictions are from those of a reference, and how far that can be seen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -90,7 +90,7 @@ class Distance:
 
 def distance(
     p: Predictive | AbstractPosterior,
-    reference: Predictive | AbstractPosterior,
+    reference: Predictive | Sequence[Predictive] | AbstractPosterior,
     x: Any = None,
 ) -> Distance:
     r"""How far predictions are from those of a reference.
@@ -110,7 +110,9 @@ def distance(
 
     Args:
         p: predictions at x, or a posterior that makes them.
-        reference: the posterior of `NUTS`, or any predictions at the same points.
+        reference: the posterior of `NUTS`, or any predictions at the same points; those
+            of several chains, a list, are one reference, which nobody has checked for
+            mixing: compare their distance with `floor`.
         x: the inputs (N, …); only where a posterior is given.
 
     Raises:
@@ -130,13 +132,15 @@ def distance(
     """
     if isinstance(reference, NUTSPosterior):
         reference.check()
+    elif isinstance(reference, Predictive):
+        reference = [reference]
     elif isinstance(reference, AbstractPosterior):
         raise TypeError(
             "distance: expected the posterior of NUTS or a Predictive as reference, "
             f"got {type(reference).__name__}: for another posterior give its "
             "predictions, posterior.predict(x)"
         )
-    if x is None and any(not isinstance(one, Predictive) for one in (p, reference)):
+    if x is None and any(isinstance(one, AbstractPosterior) for one in (p, reference)):
         raise ValueError(
             "distance: expected the inputs x where to compare, since a posterior was "
             "given: distance(p, reference, x)"
@@ -146,8 +150,12 @@ def distance(
     parts = (
         reference.predict_chains(x)
         if isinstance(reference, NUTSPosterior)
-        else [reference]
+        else list(reference)
     )
+    if not parts:
+        raise ValueError(
+            "distance: expected predictions of one chain or more as reference, got none"
+        )
     with jax.enable_x64(True):
         return _distance(_flat(p), [_flat(part) for part in parts])
 

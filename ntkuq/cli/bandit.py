@@ -136,8 +136,8 @@ def summary(document: Mapping[str, Any]) -> Iterator[str]:
         )
     if document["at_an_end"]:
         yield (
-            f"in {document['at_an_end']} of {document['seeds']} seeds lambda is at an "
-            "end of its grid: the evidence would go on"
+            f"in {document['at_an_end']} of {document['seeds']} seeds lambda is the "
+            "smallest or largest it may be: the evidence would go on"
         )
     yield ""
     for record in document["verdict"]:

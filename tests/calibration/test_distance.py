@@ -148,6 +148,22 @@ def test_the_floor_is_the_distance_of_two_halves():
         found["crps"]
 
 
+def test_predictions_of_chains_are_a_reference_that_nobody_checked():
+    d = data()
+    r = reference(d, draws=100, chains=4)
+    x = data(50, seed=3).x
+    p = exact_prediction(d, x, shift=0.3)
+    found, checked = distance(p, r.predict_chains(x)), distance(p, r, x)
+    assert found.to_dict() == checked.to_dict()
+    # two chains that are two apart: to their mixture 1, to each other 2
+    apart = [Predictive.normal(np.full(4, m), np.full(4, 1e-3)) for m in (0.0, 2.0)]
+    found = distance(apart[0], apart)
+    np.testing.assert_allclose(found["wasserstein"].value, 1.0, rtol=1e-2)
+    np.testing.assert_allclose(found.floor["wasserstein"].value, 2.0, rtol=1e-2)
+    with pytest.raises(ValueError, match="one chain or more"):
+        distance(p, [])
+
+
 def exact_prediction(d, x, shift=0.0):
     mean, cov = exact_weights(d)
     a = np.c_[(x - d.x.mean(0)) / d.x.std(0), np.ones(len(x))]

@@ -7,7 +7,7 @@ import pytest
 
 import ntkuq as nq
 from ntkuq.decisions import bandits as nb
-from ntkuq.decisions.bandits.loop import begin, train
+from ntkuq.decisions.bandits.loop import GRID, begin, train
 from tests.decisions.bandit_oracle import (
     COVARIANCES,
 )
@@ -307,3 +307,15 @@ def test_a_linear_bandit_learns_rewards_without_noise(getkey, data_dir):
     assert np.isfinite(found.std).all()
     # chance loses a half
     assert found.regrets[:, 300:].mean() < 0.05
+    # what stops lambda is rounding, not the grid, and the run says so
+    assert found.at_an_end.any()
+    assert (found.ratio[found.at_an_end] > 1.01 * 10.0 ** GRID[0]).all()
+
+
+def test_an_interval_of_a_share_is_cut_at_its_ends():
+    # coverage 1.0 and 0.5: Student's interval of two seeds reaches beyond both ends
+    z = np.repeat([[0.0, 0.0], [0.0, 9.0]], 10, axis=1)
+    zero = np.zeros_like(z)
+    (block,) = nb.BanditResult(zero, z, zero, zero, zero + 1, zero, 0.0).calibration(1)
+    assert block["coverage_90"] == {"mean": 0.75, "lower": 0.0, "upper": 1.0}
+    assert block["square"]["lower"] == 0.0

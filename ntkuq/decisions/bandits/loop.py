@@ -33,6 +33,7 @@ class LoopState(NamedTuple):
         weights, origin: of the network, now and at the start.
         covariance: state of the covariance.
         ratio, noise, log_determinant: lambda, sigma, and ln det ratio.
+        at_an_end: whether the evidence took the smallest or largest lambda it could.
         context, arm, reward: (T, …) what was seen, chosen and paid.
         regret: (T,) best expected reward minus that of the chosen arm.
         mean, std, spread: (T,) before the reward: its mean, standard deviation of the
@@ -47,6 +48,7 @@ class LoopState(NamedTuple):
     ratio: Array
     noise: Array
     log_determinant: Array
+    at_an_end: Array
     context: Float[Array, "T d"]
     arm: Int[Array, " T"]
     reward: Float[Array, " T"]
@@ -86,6 +88,7 @@ def begin(
         ratio=ratio,
         noise=jnp.ones(()),
         log_determinant=jnp.zeros(()),
+        at_an_end=jnp.asarray(False),
         context=jnp.zeros((room, world.features)),
         arm=jnp.zeros(room, jnp.int32),
         reward=zero,
@@ -284,6 +287,7 @@ def renew(model: NeuralRewards, state: LoopState, seen: Array) -> LoopState:
     rss = jax.lax.fori_loop(0, every.chunks, squares, jnp.zeros(()))
     penalty = _distance(state.weights, state.origin)
     ratio, noise = state.ratio, jnp.sqrt(jnp.maximum(rss / count, 1e-8))
+    at_an_end = state.at_an_end
     coefficient: Any = model.coefficient
     if coefficient.tuned:
         e = model.covariance.eigenvalues(covariance)
@@ -299,9 +303,12 @@ def renew(model: NeuralRewards, state: LoopState, seen: Array) -> LoopState:
         fine = grid >= jnp.finfo(e.dtype).eps * rounding
         fine = fine.at[-1].set(True)
         best = jnp.argmax(jnp.where(fine, evidence, -jnp.inf))
+        at_an_end = (best == jnp.argmax(fine)) | (best == len(grid) - 1)
         ratio, noise = grid[best], jnp.sqrt(jnp.maximum(misfit[best] / count, 1e-8))
         covariance = model.covariance.reweighted(covariance, every, ratio)
-    state = state._replace(covariance=covariance, ratio=ratio, noise=noise)
+    state = state._replace(
+        covariance=covariance, ratio=ratio, noise=noise, at_an_end=at_an_end
+    )
     if not model.coefficient.follows:
         return state
     exact = model.covariance.log_determinant(covariance, ratio)

@@ -7,13 +7,19 @@ import itertools
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import stats
 
 
 SCHEMA = "ntkuq/bandit/1"
 #: Points of the curve in the document.
 POINTS = 200
+#: The smallest and the largest value that each score at the chosen arms can have.
+POSSIBLE = {
+    "coverage_90": (0.0, 1.0),
+    "square": (0.0, np.inf),
+    "nll": (-np.inf, np.inf),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +46,15 @@ class Interval:
         half = stats.t.ppf(0.975, size - 1) * values.std(ddof=1) / np.sqrt(size)
         return Interval(mean, float(mean - half), float(mean + half))
 
+    def within(self, lower: float, upper: float) -> Interval:
+        """With the ends cut at the smallest and largest possible value.
+
+        >>> Interval(0.9, 0.7, 1.1).within(0.0, 1.0).upper
+        1.0
+        """
+        ends = np.clip([self.lower, self.upper], lower, upper)
+        return dataclasses.replace(self, lower=float(ends[0]), upper=float(ends[1]))
+
     def to_dict(self) -> dict[str, float | None]:
         """For JSON: NaN becomes null."""
         each = dataclasses.asdict(self)
@@ -58,7 +73,8 @@ class BanditResult:
         arms: (S, T) chosen.
         seconds: of the whole run, compilation included.
         ratio, noise: (S,) lambda and sigma at the end, of `NeuralRewards`.
-        ends: the smallest and the largest lambda that the evidence could choose.
+        at_an_end: (S,) whether the evidence took the smallest lambda that rounding and
+            its grid allow, or the largest: it would go on.
     """
 
     regrets: Float[np.ndarray, "S T"]
@@ -70,14 +86,7 @@ class BanditResult:
     seconds: float
     ratio: Float[np.ndarray, " S"] | None = None
     noise: Float[np.ndarray, " S"] | None = None
-    ends: tuple[float, float] | None = None
-
-    @property
-    def at_an_end(self) -> int:
-        """In how many seeds lambda is the smallest or largest of its grid."""
-        if self.ratio is None or self.ends is None:
-            return 0
-        return int(np.sum(np.isclose(self.ratio[:, None], self.ends).any(axis=1)))
+    at_an_end: Bool[np.ndarray, " S"] | None = None
 
     @property
     def totals(self) -> Float[np.ndarray, " S"]:
@@ -137,7 +146,7 @@ class BanditResult:
             for name, each in terms.items():
                 total = np.where(live, each[:, start:stop], 0.0).sum(axis=1)
                 mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-                row[name] = Interval.of(mean).to_dict()
+                row[name] = Interval.of(mean).within(*POSSIBLE[name]).to_dict()
             found.append(row)
         return found
 
@@ -191,5 +200,5 @@ class BanditResult:
             "calibration": self.calibration(),
             "ratio": None if self.ratio is None else self.ratio.tolist(),
             "noise": None if self.noise is None else self.noise.tolist(),
-            "at_an_end": self.at_an_end,
+            "at_an_end": 0 if self.at_an_end is None else int(self.at_an_end.sum()),
         }

@@ -22,7 +22,7 @@ from ntkuq.decisions.bandits.general import (
     check_spread,
     run_method,
 )
-from ntkuq.decisions.bandits.loop import GRID, LoopState
+from ntkuq.decisions.bandits.loop import LoopState
 from ntkuq.decisions.bandits.model import Every, NeuralRewards
 from ntkuq.decisions.bandits.network import Perceptron
 from ntkuq.decisions.bandits.policies import AbstractPolicy, Uniform
@@ -34,7 +34,7 @@ from ntkuq.posteriors.base import AbstractMethod
 
 
 #: Of the states in a checkpoint; another one is not read.
-FORMAT = 2
+FORMAT = 3
 
 
 def run_bandit(
@@ -149,10 +149,8 @@ def _neural(policy, environment, rounds, keys, plan, progress, checkpoint):
     spread[:, :first] = np.nan
     last: dict[str, Any] = {"spread": spread}
     if times:
-        last |= {name: gathered(states, name) for name in ("ratio", "noise")}
-    coefficient: Any = model.coefficient
-    if times and coefficient.tuned:
-        last["ends"] = (10.0 ** GRID[0], 10.0 ** GRID[1])
+        names = ("ratio", "noise", "at_an_end")
+        last |= {name: gathered(states, name) for name in names}
     return found | last
 
 

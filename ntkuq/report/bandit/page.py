@@ -170,7 +170,7 @@ def _run(document: Mapping[str, Any]) -> Section:
         Row("Environment", (plain(document["environment"]),)),
         Row("Policy", (plain(document["policy"]),)),
         Row(
-            "Seeds whose λ is at an end of its grid",
+            "Seeds whose λ is the smallest or largest it may be",
             (f"{document['at_an_end']} of {document['seeds']}",),
         ),
         Row("Time of all seeds", (formats.seconds(document["seconds"]),)),
