@@ -36,6 +36,7 @@ class Printed(AbstractProgress):
         )
         self.task: Any = None
         self.began = 0.0
+        self.methods = 0
         self.width = 26
 
     def __enter__(self) -> Printed:
@@ -59,6 +60,7 @@ class Printed(AbstractProgress):
         known = [e for e in units.values() if isinstance(e, Estimate)]
         seconds = sum(e.seconds for e in known)
         peak = max((e.bytes for e in known), default=0.0)
+        self.methods = len(units)
         self.width = max([24, *(len(name) for name in units)]) + 2
         self.console.print(
             f"data   {data['name']}: {_counted(data['n_train'], 'training row')}, "
@@ -87,6 +89,12 @@ class Printed(AbstractProgress):
         if not self.dry_run:
             self.task = self.bar.add_task("fitting", total=len(units), detail="")
         self.console.print()
+
+    def repeat(self, number: int, count: int) -> None:
+        self.console.print(f"seed {number} of {count}", markup=False)
+        if self.task is not None:
+            done = self.bar.tasks[0].completed
+            self.bar.update(self.task, total=done + self.methods)
 
     def start(self, label: str) -> None:
         self.began = time.perf_counter()

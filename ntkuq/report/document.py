@@ -310,6 +310,18 @@ _RUN_EXTRAS = {
             "setting?": _Maybe(_Each(dict, str)),
         }
     ),
+    "seeds?": _Maybe(
+        {
+            "count": int,
+            "score": str,
+            "best": str,
+            "rows": _Each(
+                list,
+                {"label": str, "best": int, "spread": _Number, "scores": _SCORES},
+            ),
+            "missing": _Each(list, str),
+        }
+    ),
     "reference?": _Maybe(
         {
             "text": str,

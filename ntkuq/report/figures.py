@@ -141,8 +141,9 @@ def write_all(
             with _settings():
                 figure = DRAWINGS[block.key](document)
                 stamp = {"pdf": "CreationDate", "svg": "Date"}.get(suffix[1:])
-                metadata = {} if stamp is None else {stamp: None}
-                figure.savefig(file, metadata=metadata, bbox_inches="tight")
+                # the backend of .pgf knows no metadata
+                options = {} if stamp is None else {"metadata": {stamp: None}}
+                figure.savefig(file, **options, bbox_inches="tight")
             files.append(file)
     return files
 

@@ -16,6 +16,10 @@ class AbstractProgress(abc.ABC):
         """What will be done: an estimate for each method, or why it is skipped."""
 
     @abc.abstractmethod
+    def repeat(self, number: int, count: int) -> None:
+        """All methods begin again with another seed, the `number`th of `count`."""
+
+    @abc.abstractmethod
     def start(self, label: str) -> None:
         """A method starts."""
 
@@ -39,6 +43,9 @@ class Silent(AbstractProgress):
     """
 
     def plan(self, units, problem):
+        pass
+
+    def repeat(self, number, count):
         pass
 
     def start(self, label):

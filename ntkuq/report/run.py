@@ -27,6 +27,7 @@ from ntkuq.report.limits import Limits, make_plan
 from ntkuq.report.problem import description, problem
 from ntkuq.report.progress import AbstractProgress, Silent
 from ntkuq.report.provenance import provenance
+from ntkuq.report.repeats import over_seeds
 from ntkuq.report.stored import pack, unpack
 from ntkuq.report.units import LEVELS, Unit, empty_record, run_unit
 
@@ -48,6 +49,7 @@ def compare(
     fresh: bool = False,
     extras: Sequence[AbstractExtra] = (),
     levels: Sequence[float] = LEVELS,
+    seeds: int = 1,
     key: Array,
 ) -> Comparison:
     """Fit every method to `data.train`, score it on `data.test`, compare in pairs.
@@ -72,6 +74,9 @@ def compare(
             and `OutsideSets()`. Methods that were stored without them are fitted again.
         levels: kept probabilities of the intervals to check; methods that were stored
             with others are scored, so fitted, again.
+        seeds: do all of it so many times. The first time with `key`, and everything in
+            the report is of that; then with keys folded from it. Scores over seeds have
+            a section of their own. Extras are found once.
         key: random key; a method's own key depends on it and the method alone.
 
     Returns:
@@ -79,21 +84,49 @@ def compare(
 
     Raises:
         ValueError: where network, likelihood and data do not fit, or `out` belongs to
-            another problem.
+            another problem, or for fewer seeds than one.
     """
+    if seeds < 1:
+        raise ValueError(f"compare: expected seeds >= 1, got {seeds}")
     named = _named(methods, bnn, _check_split(data).train)
     wanted = need_extras(extras)
     prepared = bnn.prepare(data.train)
     _check_test(prepared, data)
-    seed = int.from_bytes(np.asarray(jax.random.key_data(key), ">u4").tobytes())
+    seed = _seed(key)
     store = _open(out, bnn, data)
     entry = problem(bnn, data, tuple(warnings))
     plan = make_plan(named, prepared, data.train, limits)
     progress.plan(plan, entry)
     asked = Asked(wanted, None, data, store, progress, fresh, seed, key)
     run = _Run(data, store, progress, fresh, seed, key, asked, tuple(levels))
+    units, base, asked = _all(run, named, prepared, plan, share=not bnn.trained)
+    head = provenance(command=command, seed=seed, dtype=str(_dtype(base)))
+    document = assemble(head, entry, units, group=data.test.group, more=asked.entries())
+    repeats = [document["methods"]]
+    for number in range(1, seeds):
+        progress.repeat(number + 1, seeds)
+        again = run.again(number)
+        found = _all(again, named, prepared, plan, share=not bnn.trained)[0]
+        repeats.append([unit.record for unit in found.values()])
+    if seeds > 1:
+        document = {**document, "seeds": over_seeds(document, repeats)}
+    comparison = Comparison(document, data.test, _pointwise(units), _folder(out))
+    if out is not None:
+        _write(Path(out), document, units, seed)
+    return comparison
+
+
+def _all(
+    run: _Run,
+    named: Mapping[str, AbstractMethod],
+    prepared: BNN,
+    plan: Mapping[str, Estimate | str],
+    *,
+    share: bool,
+) -> tuple[dict[str, Unit], BNN, Asked]:
+    """Every method's unit, the problem with the shared network, and what was asked."""
     base, trainer = _train(run, named, prepared, plan)
-    asked = dataclasses.replace(asked, bnn=base)
+    asked = dataclasses.replace(run.asked, bnn=base)
     run = run._replace(asked=asked)
     units: dict[str, Unit] = {}
     for name, method in named.items():
@@ -104,19 +137,14 @@ def compare(
         if trainer.unit is not None and name == trainer.name:
             units[name] = trainer.unit
         elif isinstance(reason, str):
-            units[name] = Unit(empty_record(name, method, seed, status, reason), {})
-            progress.finish(name, units[name].record, reused=False)
+            record = empty_record(name, method, run.seed, status, reason)
+            units[name] = Unit(record, {})
+            run.progress.finish(name, units[name].record, reused=False)
         elif _independent(method):
             units[name] = run.unit(name, method, prepared)
         else:
             units[name] = run.unit(name, method, base, trainer.text)
-    units = _with_costs(units, named, trainer, share=not bnn.trained)
-    head = provenance(command=command, seed=seed, dtype=str(_dtype(base)))
-    document = assemble(head, entry, units, group=data.test.group, more=asked.entries())
-    comparison = Comparison(document, data.test, _pointwise(units), _folder(out))
-    if out is not None:
-        _write(Path(out), document, units, seed)
-    return comparison
+    return _with_costs(units, named, trainer, share=share), base, asked
 
 
 def show_plan(
@@ -158,6 +186,15 @@ class _Run(NamedTuple):
     key: Array
     asked: Asked
     levels: tuple[float, ...] = LEVELS
+
+    def again(self, number: int) -> _Run:
+        """With another seed, and nothing asked beyond the scores."""
+        key = jax.random.fold_in(self.key, number)
+        seed = _seed(key)
+        asked = dataclasses.replace(
+            self.asked, extras=(), bnn=None, seed=seed, key=key, begun={}
+        )
+        return self._replace(key=key, seed=seed, asked=asked)
 
     def unit(
         self, name: str, method: AbstractMethod, bnn: BNN, trainer: str | None = None
@@ -333,6 +370,11 @@ def _train(
         failure = f"needs a trained network; training failed: {unit.record['reason']}"
         return bnn, _Trainer(first, unit, identity(method), failure)
     return unit.bnn, _Trainer(first, unit, identity(method))
+
+
+def _seed(key: Array) -> int:
+    """The number of a key."""
+    return int.from_bytes(np.asarray(jax.random.key_data(key), ">u4").tobytes())
 
 
 def _dtype(bnn: BNN) -> np.dtype:

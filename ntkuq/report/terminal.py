@@ -10,6 +10,7 @@ from .formats import Number
 from .methods import best_index, differences, distinct_labels, short_label
 from .sections import CODE_WORDS
 from .sections.method import score_columns
+from .sections.seeds import sentence as seeds_sentence
 from .sections.words import as_percentage
 
 
@@ -42,6 +43,8 @@ def render(document: Document, console: "Console") -> None:
     >>> from rich.console import Console
     >>> render(document, Console())  # doctest: +SKIP
     """
+    from rich.text import Text
+
     headings, rows = cells(document)
     if console.is_terminal:
         console.print(_table(headings, rows))
@@ -50,6 +53,9 @@ def render(document: Document, console: "Console") -> None:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print()
     for line in verdict_lines(document):
+        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
+    if document.get("seeds"):
+        line = Text(f"over seeds  {seeds_sentence(document)}")
         console.print(line, highlight=False, soft_wrap=not console.is_terminal)
 
 

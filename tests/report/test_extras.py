@@ -1,6 +1,8 @@
 """Extras of a comparison, what changed since a baseline, figures and notebooks."""
 
 import copy
+import shutil
+import subprocess
 
 import jax
 import numpy as np
@@ -31,6 +33,9 @@ class Notes(AbstractProgress):
 
     def plan(self, units, problem):
         pass
+
+    def repeat(self, number, count):
+        self.notes.append(f"seed {number} of {count}")
 
     def start(self, label):
         self.started.append(label)
@@ -166,6 +171,27 @@ def test_figures_are_files(classification, tmp_path, suffix):
     first = [file.read_bytes() for file in files]
     again = figures.write_all(classification, tmp_path / "figures", suffix)
     assert [file.read_bytes() for file in again] == first
+
+
+@pytest.mark.skipif(shutil.which("xelatex") is None, reason="needs LaTeX (xelatex)")
+def test_pgf_is_typeset_by_latex(classification, tmp_path):
+    files = figures.write_all(classification, tmp_path, ".pgf")
+    assert all(file.read_text().startswith("%% Creator: Matplotlib") for file in files)
+    lines = [
+        r"\documentclass{article}\usepackage{pgf}\begin{document}",
+        *(rf"\input{{{file.name}}}\par" for file in files),
+        r"\end{document}",
+    ]
+    (tmp_path / "all.tex").write_text("\n".join(lines))
+    # stops at the first error
+    subprocess.run(
+        [shutil.which("xelatex"), "-halt-on-error", "all.tex"],
+        cwd=tmp_path,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    assert (tmp_path / "all.pdf").stat().st_size > 1000
 
 
 def test_pgf_needs_latex(classification, tmp_path, monkeypatch):

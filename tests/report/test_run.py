@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ntkuq as nq
+from ntkuq.report.repeats import over_seeds
 
 
 KEY = jax.random.key(0)
@@ -175,3 +176,47 @@ def test_every_likelihood_gets_through_every_method(likelihood, tmp_path):
             assert np.isfinite(row["nll"])
     page = result.report(tmp_path / "report.html").read_text()
     assert "ensemble" in page
+
+
+def test_seeds_repeat_the_whole_comparison(tmp_path):
+    methods = {"MAP": QUICK, "GP": nq.GP(), "two": nq.DeepEnsemble(2, QUICK.train)}
+    kwargs = {"out": tmp_path / "a", "key": KEY}
+    first = nq.compare(problem(), methods, split(), **kwargs)
+    found = nq.compare(problem(), methods, split(), seeds=3, **kwargs)
+    # the report is that of the first seed, which was stored
+    assert found.rows() == first.rows()
+    assert "seeds" not in first.document
+    each = [
+        nq.compare(problem(), methods, split(), key=key)
+        for key in (KEY, *(jax.random.fold_in(KEY, n) for n in (1, 2)))
+    ]
+    table = np.array([[row["nll"] for row in one.rows()] for one in each])
+    # nothing of a GP is drawn
+    assert np.ptp(table[:, 1]) == 0.0 < np.ptp(table[:, 0])
+    seeds = found.document["seeds"]
+    rows = {row["label"]: row for row in seeds["rows"]}
+    for column, (label, row) in enumerate(rows.items()):
+        assert row["scores"]["nll"]["value"] == pytest.approx(table[:, column].mean())
+        assert row["spread"] == pytest.approx(table[:, column].std(ddof=1))
+        assert row["best"] == (table.argmin(axis=1) == column).sum()
+        if label != seeds["best"]:
+            best = list(rows).index(seeds["best"])
+            gap = table[:, column] - table[:, best]
+            assert row["scores"]["difference"]["value"] == pytest.approx(gap.mean())
+    text = str(found)
+    assert f"over seeds  {seeds['best']} has the best negative log-likelihood" in text
+    page = found.report(tmp_path / "a" / "report.html").read_text()
+    assert "Does it hang on the seed?" in page
+    with pytest.raises(ValueError, match="seeds >= 1"):
+        nq.compare(problem(), methods, split(), seeds=0, key=KEY)
+
+
+def test_a_method_that_fails_is_missing_over_seeds():
+    done = {"label": "a", "scores": {"nll": {"value": 1.0}}}
+    lost = {"label": "b", "scores": None}
+    held = {"label": "b", "scores": {"nll": {"value": 2.0}}}
+    document = {"comparison": {"score": "nll"}}
+    seeds = over_seeds(document, [[done, held], [done, lost]])
+    assert [row["label"] for row in seeds["rows"]] == ["a"]
+    assert seeds["missing"] == ["b"]
+    assert over_seeds(document, [[lost], [lost]]) is None

@@ -12,6 +12,7 @@ import tyro
 
 from ntkuq.cli.commands.base import typed
 from ntkuq.cli.commands.problem import AbstractProblem
+from ntkuq.cli.errors import UsageError
 from ntkuq.cli.gates import check_names, met, read_gates, score_names
 from ntkuq.cli.wanted import read_extras
 
@@ -40,6 +41,9 @@ class Compare(AbstractProblem):
     """Exit with 1 if the audit finds an issue (issue), or even a tip (tip), or if a
     score of any method is on this side of a number ('coverage<0.88'); repeat for
     more."""
+    seeds: int = 1
+    """Do all of it so many times, from --seed on with new initializations, batches and
+    draws; the report then says whether the choice hangs on the seed."""
     out: str | None = None
     """Directory of the run; runs/<data> unless given."""
     dry_run: bool = False
@@ -62,6 +66,8 @@ class Compare(AbstractProblem):
     def execute(self) -> int:
         gates = read_gates(self.fail_on)
         wanted = read_extras(self.with_)
+        if self.seeds < 1:
+            raise UsageError(f"--seeds: expected 1 or more, got {self.seeds}")
 
         # imported here, so that --help answers at once
         from ntkuq.cli.device import choose_device
@@ -90,6 +96,8 @@ class Compare(AbstractProblem):
             result = None
             if self.dry_run:
                 show_plan(bnn, methods, data, limits, progress, notes)
+                if self.seeds > 1:
+                    progress.note(f"all of it {self.seeds} times, see --seeds")
             else:
                 result = compare(
                     bnn,
@@ -101,6 +109,7 @@ class Compare(AbstractProblem):
                     warnings=notes,
                     command=typed(self, positional="model"),
                     fresh=self.fresh,
+                    seeds=self.seeds,
                     extras=tuple(EXTRAS[name]() for name in wanted),
                     **levels,
                     key=jax.random.key(self.seed),

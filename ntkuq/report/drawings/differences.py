@@ -1,5 +1,6 @@
 """Paired differences to the best method."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,10 @@ def differences(document: Document) -> "Figure":
         for i, d in enumerate(paired)
         if i == best or (d is not None and d["value"] is not None)
     ]
-    figure, axes = canvas(0.9 + 0.34 * len(rows))
     labels = methods.distinct_labels(document)
+    names = [_lines(labels[i], best=i == best) for i, _ in rows]
+    lines = max(map(len, names))
+    figure, axes = canvas(0.9 + (0.34 + 0.1 * max(lines - 2, 0)) * len(rows))
     for place, (i, difference) in enumerate(rows):
         color, marker, _ = style(i)
         told = bool((difference or {}).get("distinguishable"))
@@ -45,11 +48,7 @@ def differences(document: Document) -> "Figure":
             linestyle="none",
             zorder=3,
         )
-    names = [
-        shorten(labels[i], NARROW_LABEL) + ("\n(best)" if i == best else "")
-        for i, _ in rows
-    ]
-    axes.set_yticks(range(len(rows)), names)
+    axes.set_yticks(range(len(rows)), ["\n".join(name) for name in names])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
     axes.tick_params(axis="y", length=0)
@@ -59,6 +58,14 @@ def differences(document: Document) -> "Figure":
     _compress(axes, values)
     axes.xaxis.set_major_formatter(lambda x, _: short(x))
     return figure
+
+
+def _lines(label: str, *, best: bool) -> list[str]:
+    """A label on two lines at most, and whether it is the best."""
+    parts = textwrap.wrap(shorten(label, 2 * NARROW_LABEL), NARROW_LABEL)
+    if len(parts) > 2:
+        parts = [parts[0], shorten(" ".join(parts[1:]), NARROW_LABEL)]
+    return parts + (["(best)"] if best else [])
 
 
 def _compress(axes: "Axes", values: Sequence[Number]) -> None:

@@ -22,6 +22,7 @@ from .kinds import kinds_section
 from .knows import knows_section
 from .method import method_section
 from .second_order import second_order_section
+from .seeds import seeds_section
 from .setup import setup_section
 from .theory import reference_section, regime_section
 from .trust import trust_section
@@ -50,6 +51,7 @@ def sections(
     return (
         *changes,
         method_section(document),
+        *((seeds_section(document),) if document.get("seeds") else ()),
         trust_section(document),
         after_section(document),
         failures_section(document),
