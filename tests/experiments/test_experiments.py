@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ntkuq as nq
-from experiments import ensembles, gp_images, gp_uci, kernels, reference
+from experiments import ensembles, gp_images, gp_uci, kernels, reference, scores
 from experiments.agreement import Agreement
 from experiments.training import run as training
 from experiments.uci import COLUMNS, markdown, summary
@@ -59,6 +59,7 @@ TABLES = {
     ("gp", "kernels"): lambda found: kernels.markdown(found["rows"]),
     ("ensembles", "ensembles"): lambda found: ensembles.markdown(found["sets"]),
     ("ensembles", "training"): lambda found: training.markdown(found["rows"]),
+    ("calibration", "scores"): lambda found: scores.markdown(found["rows"]),
     ("reference", "reference"): lambda found: reference.markdown(found["rows"]),
 }
 
