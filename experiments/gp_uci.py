@@ -23,10 +23,7 @@ from experiments.uci import markdown, summary
 #: Hidden layers that are tried.
 DEPTHS = (1, 2, 3)
 RBF = "GP (RBF-ARD)"
-NETWORKS = {
-    "NNGP": nq.NNGP(kernel=nq.Analytic(ard=True)),
-    "NTK-GP": nq.NTKGP(kernel=nq.Analytic(ard=True)),
-}
+NETWORKS = {"NNGP": nq.NNGP, "NTK-GP": nq.NTKGP}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +36,9 @@ class GaussianProcesses:
     """How many standard splits."""
     points: int = 300
     """Training rows on which the depth is chosen."""
+    tuned: int = 2_000
+    """Training rows, at most, on which the hyper-parameters are tuned; the posterior
+    uses all."""
     seed: int = 0
     """Seed of everything random."""
     out: Path = Path("runs/experiments")
@@ -60,13 +60,19 @@ class GaussianProcesses:
             print(markdown(table), flush=True)
         print()
         print(overview(found))
-        settings = {"splits": self.splits, "points": self.points, "seed": self.seed}
+        settings = {
+            "splits": self.splits,
+            "points": self.points,
+            "tuned": self.tuned,
+            "seed": self.seed,
+        }
         path = save(self.out / "gp-uci.json", "gp-uci", settings | {"sets": found})
         print(f"\nwritten {path}")
 
     def stored(self, name: str, split: int) -> list[dict[str, Any]]:
         """The rows of one split, from its file where there is one."""
-        path = self.out / "gp-uci" / f"{name}-{split}-{self.points}-{self.seed}.json"
+        unit = f"{name}-{split}-{self.points}-{self.tuned}-{self.seed}"
+        path = self.out / "gp-uci" / f"{unit}.json"
         if path.exists():
             return json.loads(path.read_text())["rows"]
         rows = self.one(name, split)
@@ -77,11 +83,17 @@ class GaussianProcesses:
         """The rows of one split."""
         data = nq.data.load(name, split=split)
         key = jax.random.key(self.seed)
+        solver = nq.Cholesky(tune_points=self.tuned)
+        kernel = nq.Analytic(ard=True)
+        networks = {
+            label: method(kernel=kernel, solver=solver)
+            for label, method in NETWORKS.items()
+        }
         methods = [
             (label, method, self.depth(method, data.train))
-            for label, method in NETWORKS.items()
+            for label, method in networks.items()
         ]
-        methods.append((RBF, nq.GP(kernel=nq.RBF(ard=True)), 1))
+        methods.append((RBF, nq.GP(kernel=nq.RBF(ard=True), solver=solver), 1))
         rows = []
         for label, method, depth in methods:
             start = time.perf_counter()

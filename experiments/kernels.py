@@ -27,6 +27,7 @@ import ntkuq as nq
 from experiments import pictures
 from experiments.record import save
 from ntkuq.kernels import bridge, cholesky
+from ntkuq.kernels.triangular import self_product, solve_lower
 
 
 WEIGHT, BIAS, NOISE = math.sqrt(2.0), 0.1, 0.1
@@ -136,9 +137,9 @@ def posterior(k: Any, cross: Any, test: Any, y: Any) -> tuple[Any, Any]:
     """Mean (M, C) and covariance (M, M)."""
     lower = cholesky(k + NOISE * jnp.eye(len(k), dtype=k.dtype)).lower
     both = jnp.concatenate([cross.T, y], axis=1)
-    half = jax.scipy.linalg.solve_triangular(lower, both, lower=True)
+    half = solve_lower(lower, both)
     half, scores = half[:, : len(test)], half[:, len(test) :]
-    return half.T @ scores, test - half.T @ half
+    return half.T @ scores, test - self_product(half)
 
 
 def dense_network(key: Any) -> Any:

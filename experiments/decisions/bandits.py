@@ -114,12 +114,10 @@ def stored(folder: Path, run: Run) -> nb.BanditResult:
     keys = jax.random.split(jax.random.key(0), run.seeds)
     result = nb.run_bandit(policy, environment, rounds=run.rounds, keys=keys)
     kept = {
-        name: value.astype(np.float32) if name != "arms" else value
+        name: value.astype(np.float32) if value.dtype.kind == "f" else value
         for name, value in vars(result).items()
         if isinstance(value, np.ndarray)
     }
-    if result.ends is not None:
-        kept["ends"] = np.asarray(result.ends)
     kept["seconds"] = np.asarray(result.seconds)
     np.savez_compressed(path, **kept)
     print(
@@ -209,8 +207,12 @@ def _table_runs(size: Size) -> Iterator[Run]:
         "linear Thompson, evidence": nb.Thompson(linear),
         "random": nb.Uniform(),
     }
+    others = ("UCB, evidence", "greedy", "NeuralUCB, published", "random")
     for policy, rule in policies.items():
-        for name in ("shuttle", "mushroom", "adult"):
+        names = ("shuttle", "mushroom", "adult")
+        if policy in others:
+            names += ("covertype",)
+        for name in names:
             rounds = min(size.table_rounds, 8124) if name == "mushroom" else None
             yield Run(
                 name,

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ntkuq.kernels.triangular import inverse_lower, self_product_of_lower
+
 
 #: Jitter, relative to the mean of the diagonal: 0, then FIRST times powers of ten.
 FIRST, LAST = 1e-10, 1e-4
@@ -62,13 +64,17 @@ def cholesky(matrix: Float[Array, "N N"]) -> Lower:
         _, relative = state
         return attempt(relative), relative * 10.0
 
-    # the usual case, without a copy of the matrix
+    def ladder(plain: Lower) -> Lower:
+        first = jnp.asarray(FIRST, matrix.dtype)
+        (lower, jitter), _ = jax.lax.while_loop(failed, climb, (plain, first))
+        jitter = jnp.where(jnp.isfinite(lower[-1, -1]), jitter, jnp.inf)
+        return Lower(lower, jitter)
+
+    # the usual case, without the copies of a loop
     lower = jnp.linalg.cholesky(matrix, symmetrize_input=False)
     plain = Lower(lower, jnp.zeros((), matrix.dtype))
-    first = jnp.asarray(FIRST, matrix.dtype)
-    (lower, jitter), _ = jax.lax.while_loop(failed, climb, (plain, first))
-    jitter = jnp.where(jnp.isfinite(lower[-1, -1]), jitter, jnp.inf)
-    return Lower(lower, jitter)
+    works = jnp.isfinite(lower[-1, -1])
+    return jax.lax.cond(works, lambda plain: plain, ladder, plain)
 
 
 def check(jitter: Float[Array, "..."], what: str) -> float:
@@ -96,11 +102,6 @@ def refusal(what: str) -> str:
     )
 
 
-def solve_lower(lower: Float[Array, "N N"], rhs: Float[Array, "N M"]) -> Array:
-    """L^-1 B by forward substitution."""
-    return jax.scipy.linalg.solve_triangular(lower, rhs, lower=True)
-
-
 def solve(lower: Float[Array, "N N"], rhs: Float[Array, "N M"]) -> Array:
     """(L L^T)^-1 B."""
     return jax.scipy.linalg.cho_solve((lower, True), rhs)
@@ -108,9 +109,7 @@ def solve(lower: Float[Array, "N N"], rhs: Float[Array, "N M"]) -> Array:
 
 def inverse(lower: Float[Array, "N N"]) -> Float[Array, "N N"]:
     """(L L^T)^-1, symmetric."""
-    eye = jnp.eye(lower.shape[0], dtype=lower.dtype)
-    half = solve_lower(lower, eye)
-    return half.T @ half
+    return self_product_of_lower(inverse_lower(lower))
 
 
 def log_determinant(lower: Float[Array, "N N"]) -> Float[Array, ""]:

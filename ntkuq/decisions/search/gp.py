@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from ntkuq.decisions.search.ascend import minimize
 from ntkuq.decisions.search.surrogate import AbstractSurrogate, Moments
 from ntkuq.kernels import AbstractCovariance
-from ntkuq.kernels.solve import solve_lower
+from ntkuq.kernels.triangular import inverse_lower, solve_lower
 
 
 #: Noise scale of an exact objective, over the spread of its values: what factors need.
@@ -125,7 +125,7 @@ def _factor(covariance, theta, x, y, known):
 def _condition(gp: PaddedGP) -> PaddedGP:
     known = jnp.arange(gp.x.shape[0]) < gp.n
     lower, left, center, _ = _factor(gp.covariance, gp.theta, gp.x, gp.y, known)
-    inverse = solve_lower(lower, jnp.eye(lower.shape[0], dtype=lower.dtype))
+    inverse = inverse_lower(lower)
     return dataclasses.replace(
         gp, inverse=inverse, alpha=inverse.T @ left, center=center
     )

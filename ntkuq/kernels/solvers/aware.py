@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkuq.kernels.solve import check, cholesky, solve_lower
+from ntkuq.kernels.solve import check, cholesky
 from ntkuq.kernels.solvers.base import (
     AbstractSolution,
     AbstractSolver,
@@ -29,6 +29,7 @@ from ntkuq.kernels.solvers.preconditioners import (
     AbstractPreconditioner,
     PivotedCholesky,
 )
+from ntkuq.kernels.triangular import solve_lower
 
 
 class Aware(AbstractSolution):

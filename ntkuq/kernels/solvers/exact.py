@@ -17,7 +17,6 @@ from ntkuq.kernels.solve import (
     log_determinant,
     refusal,
     solve,
-    solve_lower,
 )
 from ntkuq.kernels.solvers.base import (
     WITHOUT_MATRIX,
@@ -30,6 +29,7 @@ from ntkuq.kernels.solvers.base import (
     positive,
 )
 from ntkuq.kernels.solvers.system import System
+from ntkuq.kernels.triangular import self_product, solve_lower
 
 
 class Exact(AbstractSolution):
@@ -51,7 +51,7 @@ class Exact(AbstractSolution):
     def joint(self, system, new):
         cross = system.cross(new)
         half = solve_lower(self.lower, cross.T)
-        return cross @ self.alpha, system.prior(new) - half.T @ half
+        return cross @ self.alpha, system.prior(new) - self_product(half)
 
 
 class Cholesky(AbstractSolver):
@@ -190,7 +190,7 @@ def _extend(old: Exact, system: System, y: Array) -> tuple[Exact, Array]:
     gram, params = system.covariance.gram, system.params
     first, new = system.x[:size], system.x[size:]
     half = solve_lower(old.lower, gram(params, first, new))
-    own = gram(params, new) - half.T @ half
+    own = gram(params, new) - self_product(half)
     at = jnp.arange(own.shape[0])
     own = own.at[at, at].add(system.noise[size:] + old.jitter)
     corner = jnp.linalg.cholesky(own, symmetrize_input=False)

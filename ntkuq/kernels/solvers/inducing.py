@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ntkuq.kernels.solve import check, cholesky, log_determinant, solve_lower
+from ntkuq.kernels.solve import check, cholesky, log_determinant
 from ntkuq.kernels.solvers.base import (
     AbstractSolution,
     AbstractSolver,
@@ -20,6 +20,7 @@ from ntkuq.kernels.solvers.base import (
 )
 from ntkuq.kernels.solvers.preconditioners import pivoted_cholesky
 from ntkuq.kernels.solvers.system import System
+from ntkuq.kernels.triangular import self_product, solve_lower
 
 
 class Sparse(AbstractSolution):
@@ -41,7 +42,8 @@ class Sparse(AbstractSolution):
     def joint(self, system, new):
         cross = system.cross(new)
         half, seen = self._halves(cross)
-        return cross @ self.alpha, system.prior(new) - half.T @ half + seen.T @ seen
+        covariance = system.prior(new) - self_product(half) + self_product(seen)
+        return cross @ self.alpha, covariance
 
     def _halves(self, cross: Array) -> tuple[Array, Array]:
         half = solve_lower(self.lower, cross.T)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkuq.kernels.solve import cholesky, inverse, log_determinant, solve, solve_lower
+from ntkuq.kernels.solve import cholesky, inverse, log_determinant, solve
+from ntkuq.kernels.triangular import self_product, solve_lower
 
 
 class Evidence(NamedTuple):
@@ -108,7 +109,7 @@ def joint(
 ) -> tuple[Float[Array, "M C"], Float[Array, "M M"]]:
     """Posterior mean and covariance across inputs, which all outputs share."""
     half = solve_lower(factors.lower, cross.T)
-    return cross @ factors.alpha, prior - half.T @ half
+    return cross @ factors.alpha, prior - self_product(half)
 
 
 def _plus(kernel: Array, noise_variance: Array) -> Array:

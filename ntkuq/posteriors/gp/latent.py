@@ -22,7 +22,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkuq.kernels.solve import cholesky, log_determinant, solve, solve_lower
+from ntkuq.kernels.solve import cholesky, log_determinant, solve
+from ntkuq.kernels.triangular import (
+    inverse_lower,
+    self_product,
+    self_product_of_lower,
+    solve_lower,
+)
 from ntkuq.models import AbstractLikelihood, Categorical, LogDensity
 
 
@@ -94,8 +100,8 @@ def factor(
         lower = jnp.linalg.cholesky(
             eye + root[:, None] * kernel * root[None, :], symmetrize_input=False
         )
-        half = solve_lower(lower, jnp.diag(root))
-        return half.T @ half, log_determinant(lower)
+        half = inverse_lower(lower) * root[None, :]
+        return self_product_of_lower(half), log_determinant(lower)
 
     blocks, determinants = jax.lax.map(one, weights.T)
     total = jnp.sum(determinants)
@@ -242,7 +248,7 @@ def _corrections(
         if curvature.coupling is None:
             return total + block, (diagonal, block[:0])
         half = solve_lower(curvature.coupling, block)
-        return total + block - half.T @ half, (diagonal, half @ kernel)
+        return total + block - self_product(half), (diagonal, half @ kernel)
 
     explained, (diagonals, halves) = jax.lax.scan(
         accumulate, jnp.zeros_like(kernel), curvature.blocks
