@@ -14,6 +14,7 @@ so: its floor is then how far the chains are from each other.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -62,7 +63,7 @@ class Reference:
 
     def execute(self) -> None:
         """Sample, fit every method, print the table, write it and the samples."""
-        with jax.enable_x64(self.double):
+        with jax.enable_x64(True) if self.double else contextlib.nullcontext():
             self.run()
 
     def run(self) -> None:
@@ -88,6 +89,7 @@ class Reference:
         )
         seconds = time.perf_counter() - start
         print(f"NUTS {seconds:.0f} s: {reference.diagnostics}", flush=True)
+        verdict = str(reference.diagnostics["verdict"])
         chains = reference.predict_chains(test.x)
         rows = []
         trained = nq.MAP(TRAIN, tune=nq.Fixed()).fit(bnn, train, key=key).bnn
@@ -109,6 +111,7 @@ class Reference:
         )
         print()
         print(markdown(rows))
+        print(f"\n{verdict}")
         document = {
             "problem": self.problem,
             "chains": self.chains,

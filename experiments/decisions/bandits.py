@@ -17,6 +17,7 @@ from experiments.decisions import bandit_tables as tables
 from experiments.race.run import machine
 from experiments.record import save
 from ntkuq.decisions import bandits as nb
+from ntkuq.decisions.bandits.run import FORMAT
 
 
 class Size(NamedTuple):
@@ -102,7 +103,7 @@ def stored(folder: Path, run: Run) -> nb.BanditResult:
     """The run, from its file where it is there."""
     folder.mkdir(parents=True, exist_ok=True)
     policy, environment = run.make()
-    text = f"{policy!r} {run.rounds} {run.seeds}"
+    text = f"{FORMAT} {policy!r} {run.rounds} {run.seeds}"
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     name = f"{run.environment}-{run.policy}-{run.width}-{digest}".replace(" ", "_")
     path = folder / f"{name}.npz"

@@ -112,7 +112,8 @@ def distance(
         p: predictions at x, or a posterior that makes them.
         reference: the posterior of `NUTS`, or any predictions at the same points; those
             of several chains, a list, are one reference, which nobody has checked for
-            mixing: compare their distance with `floor`.
+            mixing: compare the distances with `floor`, which says how far the chains
+            are apart (it needs two).
         x: the inputs (N, …); only where a posterior is given.
 
     Raises:
@@ -134,11 +135,11 @@ def distance(
         reference.check()
     elif isinstance(reference, Predictive):
         reference = [reference]
-    elif isinstance(reference, AbstractPosterior):
+    elif not _are_predictions(reference):
         raise TypeError(
-            "distance: expected the posterior of NUTS or a Predictive as reference, "
-            f"got {type(reference).__name__}: for another posterior give its "
-            "predictions, posterior.predict(x)"
+            "distance: expected the posterior of NUTS or a Predictive as reference, or "
+            f"a list of the Predictives of chains, got {type(reference).__name__}: for "
+            "another posterior give its predictions, posterior.predict(x)"
         )
     if x is None and any(isinstance(one, AbstractPosterior) for one in (p, reference)):
         raise ValueError(
@@ -152,25 +153,29 @@ def distance(
         if isinstance(reference, NUTSPosterior)
         else list(reference)
     )
-    if not parts:
-        raise ValueError(
-            "distance: expected predictions of one chain or more as reference, got none"
-        )
     with jax.enable_x64(True):
         return _distance(_flat(p), [_flat(part) for part in parts])
 
 
+def _are_predictions(reference: object) -> bool:
+    return (
+        isinstance(reference, list | tuple)
+        and len(reference) > 0
+        and all(isinstance(one, Predictive) for one in reference)
+    )
+
+
 def _distance(p: Predictive, parts: list[Predictive]) -> Distance:
     """The distance of p to the equal mixture of the parts (one for each chain)."""
-    one = parts[0]
-    shapes = [tuple(current(q.observed).batch_shape) for q in (p, one)]
-    if p.is_classification != one.is_classification or shapes[0] != shapes[1]:
-        kinds = ["classes" if q.is_classification else "numbers" for q in (p, one)]
-        raise ValueError(
-            "distance: expected predictions at the same points, got "
-            f"{kinds[0]} of shape {shapes[0]} and a reference of {kinds[1]} of shape "
-            f"{shapes[1]}"
-        )
+    for one in parts:
+        shapes = [tuple(current(q.observed).batch_shape) for q in (p, one)]
+        if p.is_classification != one.is_classification or shapes[0] != shapes[1]:
+            kinds = ["classes" if q.is_classification else "numbers" for q in (p, one)]
+            raise ValueError(
+                "distance: expected predictions at the same points, got "
+                f"{kinds[0]} of shape {shapes[0]} and a reference of {kinds[1]} of "
+                f"shape {shapes[1]}"
+            )
     compare = _Classes.of(p, parts) if p.is_classification else _Numbers.of(p, parts)
     count = len(parts)
     every = list(range(count))
@@ -189,7 +194,7 @@ def _distance(p: Predictive, parts: list[Predictive]) -> Distance:
         floor = {name: _score(name, each) for name, each in halves.items()}
     return Distance(
         task="classification" if p.is_classification else "regression",
-        n=shapes[0][0],
+        n=current(p.observed).batch_shape[0],
         values=values,
         floor=floor,
         pointwise=found,

@@ -252,6 +252,16 @@ _DECREASES = (
     "realized_per_second",
     "per_second",
 )
+_DIFFERENCE = {
+    "label": str,
+    "value": _Maybe(_Number),
+    "se?": _Maybe(_Number),
+    "interval?": _INTERVAL,
+    "p?": _Maybe(_Number),
+    "n?": _Maybe(int),
+    "distinguishable?": _Maybe(bool),
+    "caution?": _Maybe(str),
+}
 #: What an extra adds to the run.
 _RUN_EXTRAS = {
     "omitted?": _Maybe(_Each(dict, str)),
@@ -314,12 +324,23 @@ _RUN_EXTRAS = {
         {
             "count": int,
             "score": str,
-            "best": str,
+            "calibration?": _Maybe(str),
+            "trained": bool,
+            "best": _Maybe(str),
             "rows": _Each(
                 list,
-                {"label": str, "best": int, "spread": _Number, "scores": _SCORES},
+                {
+                    "label": str,
+                    "best": int,
+                    "spread": _Number,
+                    "scores": _SCORES,
+                    "difference?": _Maybe(_DIFFERENCE),
+                },
             ),
-            "missing": _Each(list, str),
+            "missing": _Each(
+                list,
+                {"label": str, "seed": int, "status": str, "reason?": _Maybe(str)},
+            ),
         }
     ),
     "reference?": _Maybe(
@@ -356,16 +377,6 @@ _METHOD = {
     "curves?": _Maybe(_CURVES),
     "predictions?": _Maybe(str),
     **_ANALYSES,
-}
-_DIFFERENCE = {
-    "label": str,
-    "value": _Maybe(_Number),
-    "se?": _Maybe(_Number),
-    "interval?": _INTERVAL,
-    "p?": _Maybe(_Number),
-    "n?": _Maybe(int),
-    "distinguishable?": _Maybe(bool),
-    "caution?": _Maybe(str),
 }
 _RECORD = {
     "code": str,
@@ -493,6 +504,12 @@ def _inconsistencies(document: Document) -> Iterator[str]:
         for name, curve in (method.get("curves") or {}).items():
             if name + "?" in _CURVES and curve is not None:
                 yield from _curve_inconsistencies(name, curve, f"{where}.curves.{name}")
+    for index, row in enumerate((document.get("seeds") or {}).get("rows", ())):
+        where = f"document.seeds.rows[{index}]"
+        for name, score in row["scores"].items():
+            yield from _score_inconsistencies(score, f"{where}.scores[{name[:60]!r}]")
+        if row.get("difference") is not None:
+            yield from _score_inconsistencies(row["difference"], f"{where}.difference")
     comparison = document["comparison"]
     for index, difference in enumerate((comparison or {}).get("differences", ())):
         where = f"document.comparison.differences[{index}]"

@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape
 from .document import Document
 from .drawings import DRAWINGS
 from .drawings.canvas import COLORS, DARK_COLORS, INK as INK
+from .escape import latex
 
 
 if TYPE_CHECKING:
@@ -140,12 +141,34 @@ def write_all(
             # the ink is as good as black
             with _settings():
                 figure = DRAWINGS[block.key](document)
+                if suffix == ".pgf":
+                    _quote_for_latex(figure)
                 stamp = {"pdf": "CreationDate", "svg": "Date"}.get(suffix[1:])
                 # the backend of .pgf knows no metadata
                 options = {} if stamp is None else {"metadata": {stamp: None}}
                 figure.savefig(file, **options, bbox_inches="tight")
             files.append(file)
     return files
+
+
+def _quote_for_latex(figure: "Figure") -> None:
+    """Matplotlib hands texts to LaTeX as they are, commands and all."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter
+
+    def quoted(text: str) -> str:
+        return "\n".join(latex(line) for line in text.split("\n"))
+
+    for text in figure.findobj(Text):
+        text.set_text(quoted(text.get_text()))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            formatter = axis.get_major_formatter()
+            # names at ticks; the texts above are those of the last drawing
+            if isinstance(formatter, FuncFormatter):
+                axis.set_major_formatter(
+                    FuncFormatter(lambda x, at, of=formatter: quoted(of(x, at)))
+                )
 
 
 def dark_colors() -> Iterator[tuple[str, str]]:

@@ -15,9 +15,9 @@ class AbstractProgress(abc.ABC):
     def plan(self, units: dict[str, Estimate | str], problem: dict[str, Any]) -> None:
         """What will be done: an estimate for each method, or why it is skipped."""
 
-    @abc.abstractmethod
     def repeat(self, number: int, count: int) -> None:
         """All methods begin again with another seed, the `number`th of `count`."""
+        del number, count
 
     @abc.abstractmethod
     def start(self, label: str) -> None:
@@ -43,9 +43,6 @@ class Silent(AbstractProgress):
     """
 
     def plan(self, units, problem):
-        pass
-
-    def repeat(self, number, count):
         pass
 
     def start(self, label):

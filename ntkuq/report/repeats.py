@@ -8,71 +8,95 @@ from typing import Any
 
 import numpy as np
 
+from ntkuq.calibration import paired
 from ntkuq.calibration.means import mean_score
 from ntkuq.calibration.records import Score
 from ntkuq.report.document import Document
-
-
-#: Beside the ranking score, the first of these that a method has.
-CALIBRATION = ("coverage_90", "ece")
+from ntkuq.report.rules import LEVEL
 
 
 def over_seeds(
-    document: Document, repeats: Sequence[Sequence[Mapping[str, Any]]]
-) -> dict[str, Any] | None:
+    document: Document,
+    repeats: Sequence[Sequence[Mapping[str, Any]]],
+    *,
+    trained: bool,
+) -> dict[str, Any]:
     """The entry "seeds" of a run document.
 
     Args:
         document: of the first seed, with its comparison.
         repeats: the methods' records of every seed, the first seed's first.
+        trained: whether the network was given, so that no seed trains another.
 
     Returns:
-        For each method that finished: the mean of its scores over seeds with the
-        Student-t interval of as many values as seeds, its paired difference to the
-        method with the best mean, the standard deviation over seeds, and in how many
-        seeds it was best. `None` where no method finished in every seed.
+        For each method that has the ranking score in every seed: the mean over seeds
+        with the Student-t interval of as many values as seeds, the standard deviation
+        over seeds, in how many seeds it was best of all that have a score there (ties
+        count for each), and the paired, Holm-adjusted difference to the method with the
+        best mean. What is missing, seed by seed, with the reason.
     """
     name = (document["comparison"] or {}).get("score", "nll")
-    values = {
-        record["label"]: [_value(records, record["label"], name) for records in repeats]
-        for record in repeats[0]
-    }
-    whole = {
-        label: np.array(each)
-        for label, each in values.items()
-        if all(value is not None for value in each)
-    }
-    if not whole:
-        return None
-    best = min(whole, key=lambda label: whole[label].mean())
-    table = np.stack(list(whole.values()))
-    wins = np.bincount(table.argmin(axis=0), minlength=len(table))
+    labels = [record["label"] for record in repeats[0]]
+    table = np.array(
+        [[_value(records, label, name) for records in repeats] for label in labels]
+    )
+    whole = np.isfinite(table).all(axis=1)
+    some = np.isfinite(table).any(axis=0)
+    lowest = np.min(np.where(np.isfinite(table), table, np.inf), axis=0)
+    wins = np.sum((table == lowest) & some, axis=1)
+    held = _calibration(repeats[0])
+    complete = {label: table[i] for i, label in enumerate(labels) if whole[i]}
+    differences = paired(complete, small=0.0) if complete else []
     rows = []
-    for label, each, won in zip(whole, table, wins, strict=True):
+    for difference in differences:
+        label, each = difference.label, complete[difference.label]
         scores = {name: mean_score(each)}
-        if label != best:
-            scores["difference"] = mean_score(each - whole[best])
-        for other in CALIBRATION:
-            held = [_value(records, label, other) for records in repeats]
-            if all(value is not None for value in held):
-                scores[other] = _share(mean_score(np.array(held)))
-                break
+        if held is not None:
+            kept = np.array([_value(records, label, held) for records in repeats])
+            if np.isfinite(kept).all():
+                scores[held] = _share(mean_score(kept))
         rows.append(
             {
                 "label": label,
-                "best": int(won),
+                "best": int(wins[labels.index(label)]),
                 "spread": float(each.std(ddof=1)),
                 "scores": {key: value.to_dict() for key, value in scores.items()},
+                "difference": None if difference.is_best else difference.to_dict(),
             }
         )
-    missing = [label for label in values if label not in whole]
     return {
         "count": len(repeats),
         "score": name,
-        "best": best,
+        "calibration": held,
+        "trained": trained,
+        "best": next((d.label for d in differences if d.is_best), None),
         "rows": rows,
-        "missing": missing,
+        "missing": [
+            {
+                "label": label,
+                "seed": number + 1,
+                "status": record["status"],
+                "reason": record.get("reason"),
+            }
+            for label, row in zip(labels, table, strict=True)
+            for number, records in enumerate(repeats)
+            if not np.isfinite(row[number])
+            for record in (_record(records, label),)
+        ],
     }
+
+
+def _calibration(records: Sequence[Mapping[str, Any]]) -> str | None:
+    """The coverage at the level nearest to that of the verdict, or the error in ECE."""
+    known = {n: s for record in records for n, s in (record["scores"] or {}).items()}
+    levels = {
+        name: score["level"]
+        for name, score in known.items()
+        if name.startswith("coverage") and score.get("level") is not None
+    }
+    if levels:
+        return min(levels, key=lambda name: abs(levels[name] - LEVEL))
+    return "ece" if "ece" in known else None
 
 
 def _share(score: Score) -> Score:
@@ -83,7 +107,12 @@ def _share(score: Score) -> Score:
     return dataclasses.replace(score, interval=(float(low), float(high)))
 
 
-def _value(records: Sequence[Mapping[str, Any]], label: str, name: str) -> float | None:
-    """A score of a method in one seed, where it has one that is finite."""
-    record = next(one for one in records if one["label"] == label)
-    return ((record["scores"] or {}).get(name) or {}).get("value")
+def _record(records: Sequence[Mapping[str, Any]], label: str) -> Mapping[str, Any]:
+    return next(one for one in records if one["label"] == label)
+
+
+def _value(records: Sequence[Mapping[str, Any]], label: str, name: str) -> float:
+    """A score of a method in one seed, NaN where it has none that is finite."""
+    found = (_record(records, label)["scores"] or {}).get(name) or {}
+    value = found.get("value")
+    return np.nan if value is None else value

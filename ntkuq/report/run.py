@@ -102,6 +102,9 @@ def compare(
     units, base, asked = _all(run, named, prepared, plan, share=not bnn.trained)
     head = provenance(command=command, seed=seed, dtype=str(_dtype(base)))
     document = assemble(head, entry, units, group=data.test.group, more=asked.entries())
+    if out is not None and seeds > 1:
+        # an interruption of a later seed leaves the report of the first
+        _write(Path(out), document, units, seed)
     repeats = [document["methods"]]
     for number in range(1, seeds):
         progress.repeat(number + 1, seeds)
@@ -109,7 +112,8 @@ def compare(
         found = _all(again, named, prepared, plan, share=not bnn.trained)[0]
         repeats.append([unit.record for unit in found.values()])
     if seeds > 1:
-        document = {**document, "seeds": over_seeds(document, repeats)}
+        entries = over_seeds(document, repeats, trained=bnn.trained)
+        document = {**document, "seeds": entries}
     comparison = Comparison(document, data.test, _pointwise(units), _folder(out))
     if out is not None:
         _write(Path(out), document, units, seed)

@@ -73,6 +73,7 @@ def test_bad_table(case, here, capsys):
         (["--max-memory", "nan"], ["--max-memory"]),
         (["--data", "table.xlsx"], ["table.xlsx", ".csv", "ntkuq data"]),
         (["--data", "table.parquet", "--target", "price"], ["no file table.parquet"]),
+        (["--seeds", "0"], ["--seeds: expected 1 or more, got 0"]),
     ],
 )
 def test_bad_flag(flags, words, here, capsys):

@@ -174,8 +174,11 @@ def test_figures_are_files(classification, tmp_path, suffix):
 
 
 @pytest.mark.skipif(shutil.which("xelatex") is None, reason="needs LaTeX (xelatex)")
-def test_pgf_is_typeset_by_latex(classification, tmp_path):
-    files = figures.write_all(classification, tmp_path, ".pgf")
+def test_pgf_is_typeset_by_latex(classification, documents, tmp_path):
+    # a name that LaTeX would obey, and one with all its special characters
+    hostile = documents.with_label(classification, 0, r"\errmessage{obeyed}")
+    hostile = documents.with_label(hostile, 1, "a_b ^ & # 90 % $ { } ~ \\")
+    files = figures.write_all(hostile, tmp_path, ".pgf")
     assert all(file.read_text().startswith("%% Creator: Matplotlib") for file in files)
     lines = [
         r"\documentclass{article}\usepackage{pgf}\begin{document}",

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import ntkuq as nq
+from ntkuq.report import DocumentError, html
 from ntkuq.report.repeats import over_seeds
+from tests.report.test_extras import Notes
 
 
 KEY = jax.random.key(0)
@@ -182,7 +184,13 @@ def test_seeds_repeat_the_whole_comparison(tmp_path):
     methods = {"MAP": QUICK, "GP": nq.GP(), "two": nq.DeepEnsemble(2, QUICK.train)}
     kwargs = {"out": tmp_path / "a", "key": KEY}
     first = nq.compare(problem(), methods, split(), **kwargs)
-    found = nq.compare(problem(), methods, split(), seeds=3, **kwargs)
+    nq.compare(problem(), methods, split(), seeds=2, **kwargs)
+    notes = Notes()
+    found = nq.compare(problem(), methods, split(), seeds=3, progress=notes, **kwargs)
+    # what two seeds found is there
+    assert len(notes.reused) == 2 * len(methods)
+    assert notes.started == list(methods)
+    assert notes.notes == ["seed 2 of 3", "seed 3 of 3"]
     # the report is that of the first seed, which was stored
     assert found.rows() == first.rows()
     assert "seeds" not in first.document
@@ -195,14 +203,14 @@ def test_seeds_repeat_the_whole_comparison(tmp_path):
     assert np.ptp(table[:, 1]) == 0.0 < np.ptp(table[:, 0])
     seeds = found.document["seeds"]
     rows = {row["label"]: row for row in seeds["rows"]}
-    for column, (label, row) in enumerate(rows.items()):
+    for column, row in enumerate(rows.values()):
         assert row["scores"]["nll"]["value"] == pytest.approx(table[:, column].mean())
         assert row["spread"] == pytest.approx(table[:, column].std(ddof=1))
         assert row["best"] == (table.argmin(axis=1) == column).sum()
-        if label != seeds["best"]:
-            best = list(rows).index(seeds["best"])
+        best = list(rows).index(seeds["best"])
+        if column != best:
             gap = table[:, column] - table[:, best]
-            assert row["scores"]["difference"]["value"] == pytest.approx(gap.mean())
+            assert row["difference"]["value"] == pytest.approx(gap.mean())
     text = str(found)
     assert f"over seeds  {seeds['best']} has the best negative log-likelihood" in text
     page = found.report(tmp_path / "a" / "report.html").read_text()
@@ -211,12 +219,61 @@ def test_seeds_repeat_the_whole_comparison(tmp_path):
         nq.compare(problem(), methods, split(), seeds=0, key=KEY)
 
 
-def test_a_method_that_fails_is_missing_over_seeds():
-    done = {"label": "a", "scores": {"nll": {"value": 1.0}}}
-    lost = {"label": "b", "scores": None}
-    held = {"label": "b", "scores": {"nll": {"value": 2.0}}}
+def scored(label, value, status="done", reason=None):
+    scores = None if value is None else {"nll": {"value": value}}
+    return {"label": label, "scores": scores, "status": status, "reason": reason}
+
+
+def test_a_method_that_fails_in_a_seed_is_left_out_with_the_reason(documents):
+    lost = scored("b", None, "failed", "loss is not finite")
+    repeats = [
+        [scored("a", 2.0), scored("b", 1.0), scored("c", 2.0)],
+        [scored("a", 2.0), lost, scored("c", 3.0)],
+    ]
     document = {"comparison": {"score": "nll"}}
-    seeds = over_seeds(document, [[done, held], [done, lost]])
-    assert [row["label"] for row in seeds["rows"]] == ["a"]
-    assert seeds["missing"] == ["b"]
-    assert over_seeds(document, [[lost], [lost]]) is None
+    seeds = over_seeds(document, repeats, trained=False)
+    # b was best where it finished, so a was not; a tie would count for both
+    wins = {row["label"]: row["best"] for row in seeds["rows"]}
+    assert wins == {"a": 1, "c": 0}
+    assert seeds["missing"] == [
+        {"label": "b", "seed": 2, "status": "failed", "reason": "loss is not finite"}
+    ]
+    whole = documents.regression() | {"seeds": seeds}
+    assert "b in seed 2: failed, loss is not finite" in html.page(whole)
+    nothing = over_seeds(document, [[lost], [lost]], trained=False)
+    assert nothing["best"] is None
+    page = html.page(documents.regression() | {"seeds": nothing})
+    assert "no method has a finite score in every seed" in page
+
+
+def test_seeds_that_change_nothing_are_said_to(documents):
+    repeats = [[scored("a", 1.0), scored("b", 2.0)]] * 2
+    seeds = over_seeds({"comparison": {"score": "nll"}}, repeats, trained=True)
+    page = html.page(documents.regression() | {"seeds": seeds})
+    assert "Its score is the same with every seed." in page
+    assert "The network is the given one in every seed" in page
+
+
+def test_levels_and_classes_have_their_calibration_over_seeds():
+    result = nq.compare(
+        problem(), {"MAP": QUICK}, split(), seeds=2, levels=(0.8,), key=KEY
+    )
+    assert result.document["seeds"]["calibration"] == "coverage_80"
+    classes = nq.BNN(nq.Network(chain(jax.nn.relu, 3)), nq.Categorical())
+    data = split("Categorical")
+    result = nq.compare(classes, {"MAP": QUICK}, data, seeds=2, key=KEY)
+    assert result.document["seeds"]["calibration"] == "ece"
+    # one method alone has nothing to be compared with
+    assert "alone" in str(result)
+
+
+def test_a_seeds_entry_from_outside_is_checked(documents):
+    repeats = [[scored("a", 1.0), scored("b", 2.0)], [scored("a", 1.5), scored("b", 2)]]
+    seeds = over_seeds({"comparison": {"score": "nll"}}, repeats, trained=False)
+    whole = documents.regression() | {"seeds": seeds}
+    for change in ({"best": "<script>nobody"}, {"score": "crps"}, {"rows": []}):
+        page = html.page(whole | {"seeds": seeds | change})
+        assert "<script" not in page
+    seeds["rows"][0]["scores"]["nll"]["interval"] = [1.0]
+    with pytest.raises(DocumentError, match="two numbers"):
+        html.page(whole)

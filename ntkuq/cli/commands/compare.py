@@ -42,8 +42,8 @@ class Compare(AbstractProblem):
     score of any method is on this side of a number ('coverage<0.88'); repeat for
     more."""
     seeds: int = 1
-    """Do all of it so many times, from --seed on with new initializations, batches and
-    draws; the report then says whether the choice hangs on the seed."""
+    """Do all of it so many times: the first with --seed, the others with seeds drawn
+    from it; the report then says whether the choice hangs on the seed."""
     out: str | None = None
     """Directory of the run; runs/<data> unless given."""
     dry_run: bool = False
@@ -132,6 +132,8 @@ class Compare(AbstractProblem):
         for line in failed:
             print(line, file=sys.stderr)
         statuses = [method["status"] for method in result.document["methods"]]
+        later = (result.document.get("seeds") or {}).get("missing", ())
+        statuses += [one["status"] for one in later if one["status"] == "failed"]
         if failed:
             return 1
         return 3 if "failed" in statuses or "done" not in statuses else 0

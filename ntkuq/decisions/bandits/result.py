@@ -96,7 +96,7 @@ class BanditResult:
     @property
     def regret(self) -> Interval:
         """Cumulative regret at the end."""
-        return Interval.of(self.totals)
+        return Interval.of(self.totals).within(0.0, np.inf)
 
     @property
     def exponents(self) -> Float[np.ndarray, " S"]:
@@ -168,7 +168,7 @@ class BanditResult:
         rounds = self.regrets.shape[1]
         at = np.unique(np.linspace(1, rounds, min(POINTS, rounds)).astype(int))
         curves = np.cumsum(self.regrets, axis=1, dtype=np.float64)[:, at - 1]
-        band = [Interval.of(column).to_dict() for column in curves.T]
+        band = [Interval.of(c).within(0.0, np.inf).to_dict() for c in curves.T]
         quarter = self.regrets[:, -(-3 * rounds // 4) :].sum(axis=1, dtype=np.float64)
         exponents = self.exponents
         return {
@@ -178,7 +178,7 @@ class BanditResult:
             "seconds": self.seconds,
             "regret": self.regret.to_dict(),
             "exponent": self.exponent.to_dict(),
-            "last_quarter": Interval.of(quarter).to_dict(),
+            "last_quarter": Interval.of(quarter).within(0.0, np.inf).to_dict(),
             "curve": [
                 {"round": int(t), **each} for t, each in zip(at, band, strict=True)
             ],
