@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import equinox as eqx
 import jax
@@ -133,8 +133,6 @@ def distance(
     """
     if isinstance(reference, NUTSPosterior):
         reference.check()
-    elif isinstance(reference, Predictive):
-        reference = [reference]
     elif not _are_predictions(reference):
         raise TypeError(
             "distance: expected the posterior of NUTS or a Predictive as reference, or "
@@ -148,16 +146,19 @@ def distance(
         )
     if isinstance(p, AbstractPosterior):
         p = p.predict(x)
-    parts = (
-        reference.predict_chains(x)
-        if isinstance(reference, NUTSPosterior)
-        else list(reference)
-    )
+    if isinstance(reference, NUTSPosterior):
+        parts = reference.predict_chains(x)
+    else:
+        parts = [reference] if isinstance(reference, Predictive) else list(reference)
     with jax.enable_x64(True):
         return _distance(_flat(p), [_flat(part) for part in parts])
 
 
-def _are_predictions(reference: object) -> bool:
+def _are_predictions(
+    reference: object,
+) -> TypeGuard[Predictive | Sequence[Predictive]]:
+    if isinstance(reference, Predictive):
+        return True
     return (
         isinstance(reference, list | tuple)
         and len(reference) > 0

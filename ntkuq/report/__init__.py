@@ -1,51 +1,11 @@
 """The run document and its views: page, Markdown, tables, terminal.
 
-A run document (`run.json`) holds everything a report says; the views only draw it.
+A run document (`run.json`) holds everything a report says; the views only draw it. The
+names are listed in `__init__.pyi` and load on first use: a view of a stored run needs
+no JAX.
 """
 
-from . import figures, html, markdown, tables, terminal
-from .catalog import default_methods
-from .comparison import Comparison
-from .document import SCHEMA, Document, DocumentError, dumps, load, validate
-from .extras import (
-    AbstractExtra,
-    KernelRegime,
-    OutsideSets,
-    Reference,
-    SecondOrder,
-    Shifts,
-)
-from .limits import Limits
-from .progress import AbstractProgress, Silent
-from .run import compare
-from .verdicts import verdict
-from .views import write
+import lazy_loader
 
 
-__all__ = [
-    "AbstractExtra",
-    "AbstractProgress",
-    "Comparison",
-    "KernelRegime",
-    "Limits",
-    "OutsideSets",
-    "Reference",
-    "SecondOrder",
-    "Shifts",
-    "Silent",
-    "compare",
-    "default_methods",
-    "SCHEMA",
-    "Document",
-    "DocumentError",
-    "dumps",
-    "figures",
-    "html",
-    "load",
-    "markdown",
-    "tables",
-    "terminal",
-    "validate",
-    "verdict",
-    "write",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from ntkuq.calibration.reliability import ErrorTest, chance_of_pass
-
 from .formats import Number
+
+
+if TYPE_CHECKING:
+    from ntkuq.calibration.reliability import ErrorTest
 
 
 type Answer = Literal["yes", "slightly", "no", "cannot tell"]
@@ -256,6 +258,9 @@ def error_points_needed(
     >>> error_points_needed(np.array([0.99]), np.array([1.0])) < 500
     True
     """
+    # views need the rules' texts alone, and this imports JAX
+    from ntkuq.calibration.reliability import chance_of_pass
+
     return _smallest_n(
         lambda n: chance_of_pass(confidence, count, n, float(tolerance)), power
     )
@@ -311,7 +316,7 @@ def two_digits_up(n: Number) -> int:
     return int(math.ceil(0.99 * n / unit) * unit)
 
 
-def reliability_answer(test: ErrorTest) -> Answer:
+def reliability_answer(test: "ErrorTest") -> Answer:
     """Is the expected calibration error of class probabilities within the tolerance?
 
     No if an error within the tolerance does not explain the observed one, yes if an
@@ -321,6 +326,7 @@ def reliability_answer(test: ErrorTest) -> Answer:
     Args:
         test: of the observed error against this tolerance.
 
+    >>> from ntkuq.calibration.reliability import ErrorTest
     >>> reliability_answer(ErrorTest(0.01, calibrated=0.3, within=0.9, beyond=0.01))
     'yes'
     """
