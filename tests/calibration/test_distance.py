@@ -160,9 +160,8 @@ def test_predictions_of_chains_are_a_reference_that_nobody_checked():
     found = distance(apart[0], apart)
     np.testing.assert_allclose(found["wasserstein"].value, 1.0, rtol=1e-2)
     np.testing.assert_allclose(found.floor["wasserstein"].value, 2.0, rtol=1e-2)
-    for wrong in ([], [p, None], np.zeros(3)):
-        with pytest.raises(TypeError, match="list of the Predictives of chains"):
-            distance(p, wrong)
+    with pytest.raises(TypeError, match="list of the Predictives of chains"):
+        distance(p, [])
     with pytest.raises(ValueError, match="same points"):
         distance(apart[0], [apart[1], Predictive.normal(np.zeros(3), np.ones(3))])
 
