@@ -44,7 +44,7 @@ def _rows(path: Path) -> Iterator[list[object]]:
     if importlib.util.find_spec("pyarrow") is None:
         raise UsageError(
             f"{path}: expected pyarrow to read Parquet, got an environment without it; "
-            "pip install 'ntkuq[table]', or export the table as CSV"
+            "pip install 'ntkuq[table]' (or pyarrow alone), or export the table as CSV"
         )
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
     import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
