@@ -61,6 +61,9 @@ TABLES = {
     ("ensembles", "training"): lambda found: training.markdown(found["rows"]),
     ("calibration", "scores"): lambda found: scores.markdown(found["rows"]),
     ("reference", "reference"): lambda found: reference.markdown(found["rows"]),
+    ("reference", "reference-energy-gap"): lambda found: reference.markdown(
+        found["rows"]
+    ),
 }
 
 
