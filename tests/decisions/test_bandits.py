@@ -116,6 +116,17 @@ def test_any_method_drives_the_loop(getkey, method):
     assert found.regrets[:, 20:].mean() < 0.5
 
 
+def test_a_method_waits_for_rewards_that_differ(getkey):
+    # equal rewards have no noise, and the evidence has no maximum
+    world = nb.Rows(np.eye(3), np.zeros((3, 3)))
+    keys = jax.random.split(getkey(), 1)
+    method = nq.Laplace(subset=nq.LastLayer())
+    policy = nb.UCB(nb.Refitted(method, nb.Every(20)))
+    found = nb.run_bandit(policy, world, rounds=50, keys=keys)
+    assert np.isnan(found.mean).all()
+    assert len(np.unique(found.arms)) == 3
+
+
 def test_the_wheel_pays_where_it_says(getkey):
     wheel = nb.Wheel(0.5)
     drawn = wheel.begin(key=getkey())

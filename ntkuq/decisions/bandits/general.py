@@ -39,7 +39,8 @@ class Refitted(eqx.Module):
 
     Args:
         method: such as `Laplace()`.
-        schedule: when; before the first fit, arms are random.
+        schedule: when; before the first fit arms are random, and there is none while
+            all rewards are equal, which tell neither a noise nor a precision.
         feedback: when rewards become known.
 
     >>> from ntkuq.posteriors import GP
@@ -210,7 +211,7 @@ def _one(policy, environment, problem, rounds, key) -> dict[str, np.ndarray]:
         inputs = _inputs(context[now], arm, arms)
         chosen = inputs if not chosen.size else np.concatenate([chosen, inputs])
         known = int(model.feedback.known(jnp.asarray(stop)))
-        if stop < rounds and known:
+        if stop < rounds and known and np.ptp(out["rewards"][:known]) > 0:
             bnn = default_problem(chosen.shape[1]) if problem is None else problem
             data = Dataset(chosen[:known], out["rewards"][:known].astype(np.float32))
             fit_key = jax.random.fold_in(key, stop)
