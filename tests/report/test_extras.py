@@ -197,6 +197,18 @@ def test_pgf_is_typeset_by_latex(classification, documents, tmp_path):
     assert (tmp_path / "all.pdf").stat().st_size > 1000
 
 
+def test_names_are_quoted_for_latex(classification, documents):
+    hostile = documents.with_label(classification, 0, r"\input{x}")
+    figure = figures.draw(hostile, "differences")
+    figures._quote_for_latex(figure)
+    axis = figure.axes[0].yaxis
+    names = [
+        axis.get_major_formatter()(place, None) for place in axis.get_majorticklocs()
+    ]
+    assert r"\textbackslash{}input\{x\}" in "".join(names)
+    assert r"\input{" not in "".join(names)
+
+
 def test_pgf_needs_latex(classification, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="LaTeX"):
