@@ -27,7 +27,7 @@ import ntkuq as nq
 from experiments import pictures
 from experiments.record import save
 from ntkuq.kernels import bridge, cholesky
-from ntkuq.kernels.triangular import self_product, solve_lower
+from ntkuq.linearize.triangular import self_product, solve_lower
 
 
 WEIGHT, BIAS, NOISE = math.sqrt(2.0), 0.1, 0.1

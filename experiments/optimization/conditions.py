@@ -32,7 +32,7 @@ from experiments.record import save
 
 
 #: Changes where a unit would be computed in another way.
-VERSION = 1
+VERSION = 2
 
 
 #: Of C′ as the width grows. Where features learn in the limit the Jacobian keeps
@@ -113,7 +113,7 @@ class ConditionsStudy:
     """λ_min and C′ against width, beside measured loss curves: tables and figures."""
 
     size: Literal["smoke", "cpu", "gpu"] = "cpu"
-    """How much: a minute, half an hour on two cores, or for a GPU."""
+    """How much: a minute, a quarter of an hour on two cores, or for a GPU."""
     out: Path = Path("runs/experiments/conditions")
     """Directory of the document, the figures, and what is finished already."""
     workers: int = 2

@@ -23,6 +23,8 @@ from ntkuq.optimization import kfac
 
 #: Share of the first residual at which steps are counted.
 GOAL = 1e-3
+#: Share of the first residual at which training ends: nothing is read off beyond.
+END = 0.1 * GOAL
 #: A curve is stored at so many steps, evenly in their logarithm.
 STORED = 40
 
@@ -37,11 +39,15 @@ class Problem(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """‖f - y‖² / ‖f₀ - y‖² after each step, the step size, where it ended."""
+    """‖f - y‖² after each step until it ended, the step size, where it ended.
+
+    tried: how many steps there would have been at most.
+    """
 
     squares: Float[np.ndarray, " K"]
     rate: float
     leaves: list[Array]
+    tried: int
 
     @property
     def reached(self) -> float:
@@ -53,6 +59,7 @@ class Curve(NamedTuple):
         return thinned(self.squares) | {
             "rate": self.rate,
             "reached": self.reached,
+            "tried": self.tried,
         }
 
 
@@ -118,10 +125,51 @@ def chosen(
     squares: Float[np.ndarray, "R K"], rates: np.ndarray, ends: list[Array]
 ) -> Curve:
     """The curve that arrives first, or else ends lowest."""
-    squares = np.where(np.isfinite(squares), squares, np.inf)
-    order = [(reached(row), float(row[-1])) for row in squares]
+    rows = [taken(row) for row in squares]
+    order = [(reached(row), float(row[-1])) for row in rows]
     at = min(range(len(order)), key=order.__getitem__)
-    return Curve(squares[at], float(rates[at]), [leaf[at] for leaf in ends])
+    tried = squares.shape[1] - 1
+    return Curve(rows[at], float(rates[at]), [leaf[at] for leaf in ends], tried)
+
+
+def taken(squares: Float[np.ndarray, " K"]) -> Float[np.ndarray, " S"]:
+    """Without the steps that were not taken (-1); what is not finite as infinite.
+
+    >>> taken(np.array([2.0, np.nan, -1.0, -1.0]))
+    array([ 2., inf])
+    """
+    squares = squares[squares != -1]
+    return np.where(np.isfinite(squares), squares, np.inf)
+
+
+def trained(
+    step: Callable[[PyTree, Array], tuple[PyTree, Array]],
+    begin: PyTree,
+    first: Float[Array, ""],
+    steps: int,
+) -> tuple[PyTree, Float[Array, " S1"]]:
+    """Step until `END` is reached, the squares are not finite, or for `steps` steps.
+
+    step: (carry, number of the step) -> carry, ‖f - y‖² after it.
+    first: ‖f - y‖² before.
+
+    Returns:
+        The last carry; the squares, -1 for steps that were not taken.
+    """
+    squares = jnp.full(steps + 1, -1, first.dtype).at[0].set(first)
+
+    def on(state: tuple[Array, PyTree, Array]) -> Array:
+        count, _, squares = state
+        now = squares[count]
+        return (count < steps) & jnp.isfinite(now) & (now > END**2 * first)
+
+    def body(state: tuple[Array, PyTree, Array]) -> tuple[Array, PyTree, Array]:
+        count, carry, squares = state
+        carry, square = step(carry, count)
+        return count + 1, carry, squares.at[count + 1].set(square)
+
+    _, carry, squares = jax.lax.while_loop(on, body, (jnp.int32(0), begin, squares))
+    return carry, squares
 
 
 @eqx.filter_jit
@@ -135,30 +183,34 @@ def _descend(
     make: Callable[[Array], optax.GradientTransformation],
 ) -> tuple[Float[Array, "R S1"], list[Array]]:
     start = parameters(model)
+    # of the step after each
+    after = jnp.concatenate([weights[1:], weights[-1:]])
 
     def residuals(params: PyTree) -> Array:
         whole = eqx.combine(params, model)
         return jax.vmap(lambda a: forward(whole, a))(x) - y
 
-    def loss(params: PyTree, weight: Array) -> tuple[Array, Array]:
-        squares = jnp.sum(residuals(params) ** 2, axis=1)
-        return 0.5 * weight @ squares, jnp.sum(squares)
+    def backward(params: PyTree) -> tuple[Array, Callable]:
+        """‖f - y‖², and weights of the examples -> gradient of half of it."""
+        left, pull = jax.vjp(residuals, params)
+        return jnp.sum(left**2), lambda weight: pull(weight[:, None] * left)[0]
 
     def one(rate: Array) -> tuple[Array, list[Array]]:
         optimizer = make(rate)
 
-        def step(carry: tuple[PyTree, Any], weight: Array):
-            params, state = carry
-            gradient, square = jax.grad(loss, has_aux=True)(params, weight)
+        def step(carry: tuple[PyTree, Any, PyTree], count: Array):
+            params, state, gradient = carry
             # optax mixes a count with numbers, which strict promotion forbids
             with jax.numpy_dtype_promotion("standard"):
                 updates, state = optimizer.update(gradient, state, params)
-            return (eqx.apply_updates(params, updates), state), square
+            params = eqx.apply_updates(params, updates)
+            square, weighed = backward(params)
+            return (params, state, weighed(after[count])), square
 
-        begin = (start, optimizer.init(start))
-        (params, _), squares = jax.lax.scan(step, begin, weights)
-        last = jnp.sum(residuals(params) ** 2)
-        return jnp.concatenate([squares, last[None]]), jax.tree.leaves(params)
+        square, weighed = backward(start)
+        begin = (start, optimizer.init(start), weighed(weights[0]))
+        (params, _, _), squares = trained(step, begin, square, len(weights))
+        return squares, jax.tree.leaves(params)
 
     # one after the other: filters that differ would be one grouped convolution
     return jax.lax.map(one, rates)
@@ -167,24 +219,21 @@ def _descend(
 def kfac_curve(model: PyTree, problem: Problem, steps: int) -> Curve:
     """KFAC, full batch, with its own rule for damping, step size and momentum."""
     squares, leaves = _kfac(model, problem.x, problem.y, steps)
-    squares = np.asarray(squares)
-    return Curve(
-        np.where(np.isfinite(squares), squares, np.inf), math.nan, list(leaves)
-    )
+    return Curve(taken(np.asarray(squares)), math.nan, list(leaves), steps)
 
 
 @eqx.filter_jit
 def _kfac(
     model: PyTree, x: Array, y: Array, steps: int
 ) -> tuple[Float[Array, " S1"], list[Array]]:
-    optimizer = kfac(model, nq.Gaussian(1.0), fisher=ExactFisher(), every=1)
+    optimizer = kfac(model, nq.Gaussian(1.0), fisher=ExactFisher())
     params = parameters(model)
 
     def square(params: PyTree) -> Array:
         whole = eqx.combine(params, model)
         return jnp.sum((jax.vmap(lambda a: forward(whole, a))(x) - y) ** 2)
 
-    def step(carry: tuple[PyTree, Any], _: None):
+    def step(carry: tuple[PyTree, Any], _: Array):
         params, state = carry
         gradient = jax.grad(lambda p: square(p) / (2 * len(y)))(params)
         updates, state = optimizer.update(gradient, state, params, x=x, y=y)
@@ -197,8 +246,8 @@ def _kfac(
         optimizer.init(params),
         lambda state: optimizer.update(gradient, state, params, x=x, y=y)[1],
     )
-    (end, _), squares = jax.lax.scan(step, (params, start), None, length=steps)
-    return jnp.concatenate([square(params)[None], squares]), jax.tree.leaves(end)
+    (end, _), squares = trained(step, (params, start), square(params), steps)
+    return squares, jax.tree.leaves(end)
 
 
 def _descent_rates(problem: Problem) -> tuple[float, ...]:

@@ -211,10 +211,7 @@ def steps_against_width(found: list[Group], limits: list[Row], method: str) -> F
 
     def draw(axes: Axes, same: list[Group]) -> None:
         color, marker = STYLES[same[0].parametrization]
-        cap = max(
-            (row["curves"][method]["steps"][-1] for g in same for row in g.known),
-            default=1,
-        )
+        cap = max((group.tried(method) for group in same if group.known), default=1)
         axes.axhline(cap, color="#444444", lw=0.6, ls=":")
         middles = [
             (group.width, float(np.median(np.minimum(group.steps(method), cap))))

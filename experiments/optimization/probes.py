@@ -96,7 +96,7 @@ def measure(
         squares = {rate: np.asarray(path[0]) for rate, path in natural.items()}
         documents: dict[str, Any] = {
             f"natural gradient, η = {rate:g}": thinned(path)
-            | {"rate": rate, "reached": reached(path)}
+            | {"rate": rate, "reached": reached(path), "tried": effort.natural}
             for rate, path in squares.items()
         }
         documents |= {name: curve.document() for name, curve in curves.items()}

@@ -36,6 +36,10 @@ class Group(NamedTuple):
         found = [row["curves"][method]["reached"] for row in self.known]
         return [math.inf if value is None else value for value in found]
 
+    def tried(self, method: str) -> int:
+        """How many steps there were at most."""
+        return max(row["curves"][method]["tried"] for row in self.known)
+
     def outcome(self) -> Outcome | None:
         """As one network of `link`: the seeds are no networks of their own."""
         rows = self.known
@@ -157,12 +161,8 @@ def _cells(group: Group, limits: list[Row]) -> list[str]:
         reference,
         _spread([row["constant"] for row in known]),
         _spread([row["contractions"]["0.5"] for row in known]),
-        *(_spread(group.steps(method), _cap(group, method)) for method in METHODS),
+        *(_spread(group.steps(method), group.tried(method)) for method in METHODS),
     ]
-
-
-def _cap(group: Group, method: str) -> int:
-    return max(row["curves"][method]["steps"][-1] for row in group.known)
 
 
 def _spread(values: list[float], cap: int | None = None) -> str:

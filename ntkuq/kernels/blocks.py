@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
+
+from ntkuq.linearize.tiles import Grid, grid
 
 
 #: A block of one input's rows against another's: (rows, rows) -> matrices, a pytree.
@@ -18,32 +18,6 @@ Tile = Callable[[PyTree, PyTree], PyTree]
 #: Rows and columns of a block: a few intermediates of a block stay in the cache of a
 #: processor core, or keep an accelerator busy (8 MiB each in float64).
 SIDE, WIDE_SIDE = 256, 1024
-
-
-class Grid(NamedTuple):
-    """Blocks of equal size that cover N rows; the last may overlap the one before."""
-
-    number: int
-    side: int
-    size: int
-
-    def start(self, block: Array) -> Array:
-        """The first row of a block."""
-        return jnp.minimum(block * self.side, self.size - self.side)
-
-    def new(self, block: Array) -> Array:
-        """Which rows no block before has, (side,)."""
-        return self.start(block) + jnp.arange(self.side) >= block * self.side
-
-
-def grid(size: int, side: int) -> Grid:
-    """Blocks of at most `side` rows.
-
-    >>> grid(1000, 256)
-    Grid(number=4, side=250, size=1000)
-    """
-    number = max(1, math.ceil(size / side))
-    return Grid(number, math.ceil(size / number), size)
 
 
 def default_side() -> int:
@@ -75,13 +49,13 @@ def symmetric_blocks(
 
     def one(pair: Array, rows: PyTree, diagonals: PyTree) -> PyTree:
         i, j = pair[0], pair[1]
-        values = tile(_take(rows, blocks, i), _take(rows, blocks, j))
+        values = tile(blocks.take(rows, i), blocks.take(rows, j))
         # The last block on the diagonal comes last, and writes again what the block
         # before it, which it may overlap, shares with it.
         return jax.lax.cond(
             i == j,
             lambda values: jax.tree.map(
-                _symmetrized, values, _take(diagonals, blocks, i)
+                _symmetrized, values, blocks.take(diagonals, i)
             ),
             lambda values: values,
             values,
@@ -115,7 +89,7 @@ def symmetric_blocks(
                     counted & (row[:, None] < column[None, :]), here, 0.0
                 ).astype(bar.dtype)
 
-            _, pull = jax.vjp(tile, _take(rows, blocks, i), _take(rows, blocks, j))
+            _, pull = jax.vjp(tile, blocks.take(rows, i), blocks.take(rows, j))
             one_bar, two_bar = pull(jax.tree.map(weigh, bar))
             rows_bar = _add(rows_bar, one_bar, blocks, i)
             return _add(rows_bar, two_bar, blocks, j), None
@@ -150,7 +124,7 @@ def rectangular_blocks(
     def run(one: PyTree, two: PyTree) -> PyTree:
         def step(n: Array, found: PyTree) -> PyTree:
             pair = jnp.asarray(pairs)[n]
-            values = tile(_take(one, above, pair[0]), _take(two, beside, pair[1]))
+            values = tile(above.take(one, pair[0]), beside.take(two, pair[1]))
             return _put(found, values, above, beside, pair)
 
         return jax.lax.fori_loop(0, len(pairs), step, _empty(tile, one, two))
@@ -170,7 +144,7 @@ def rectangular_blocks(
                     bar.dtype
                 )
 
-            _, pull = jax.vjp(tile, _take(one, above, i), _take(two, beside, j))
+            _, pull = jax.vjp(tile, above.take(one, i), beside.take(two, j))
             one_bar, two_bar = pull(jax.tree.map(weigh, bar))
             return (
                 _add(bars[0], one_bar, above, i),
@@ -191,14 +165,6 @@ def _rows(tree: PyTree) -> int:
 def _empty(tile: Tile, one: PyTree, two: PyTree) -> PyTree:
     like = jax.eval_shape(tile, one, two)
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
-
-
-def _take(tree: PyTree, blocks: Grid, block: Array) -> PyTree:
-    """The rows of one block."""
-    start = blocks.start(block)
-    return jax.tree.map(
-        lambda a: jax.lax.dynamic_slice_in_dim(a, start, blocks.side), tree
-    )
 
 
 def _add(tree: PyTree, part: PyTree, blocks: Grid, block: Array) -> PyTree:

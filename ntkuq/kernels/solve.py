@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkuq.kernels.triangular import inverse_lower, self_product_of_lower
+from ntkuq.linearize.triangular import inverse_lower, self_product_of_lower
 
 
 #: Jitter, relative to the mean of the diagonal: 0, then FIRST times powers of ten.

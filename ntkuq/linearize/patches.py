@@ -24,7 +24,8 @@ def patches(
         options: the parameters of `lax.conv_general_dilated`.
     """
     spec = options["dimension_numbers"].lhs_spec
-    x = jnp.transpose(data, spec)  # (batch, in, *spatial)
+    # channels last, as patches are: moving them afterwards is slow
+    x = jnp.transpose(data, (spec[0], *spec[2:], spec[1]))  # (batch, *spatial, in)
     strides, dilation = options["window_strides"], options["rhs_dilation"]
     spread = [
         (low, high, inner - 1)
@@ -32,11 +33,11 @@ def patches(
             options["padding"], options["lhs_dilation"], strict=True
         )
     ]
-    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 0), *spread])
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
     sizes = [
         (side - step * (length - 1) - 1) // stride + 1
         for side, step, length, stride in zip(
-            x.shape[2:], dilation, kernel, strides, strict=True
+            x.shape[1:-1], dilation, kernel, strides, strict=True
         )
     ]
     parts = []
@@ -47,9 +48,8 @@ def patches(
             for start, stride, size in zip(starts, strides, sizes, strict=True)
         ]
         part = jax.lax.slice(
-            x, (0, 0, *starts), (*x.shape[:2], *ends), (1, 1, *strides)
+            x, (0, *starts, 0), (len(x), *ends, x.shape[-1]), (1, *strides, 1)
         )
         parts.append(part)
-    found = jnp.stack(parts, axis=-1)  # (batch, in, *spatial, prod(kernel))
-    found = jnp.moveaxis(found, 1, -2)
-    return found.reshape(-1, x.shape[1], *kernel)
+    found = jnp.stack(parts, axis=-1)  # (batch, *spatial, in, prod(kernel))
+    return found.reshape(-1, x.shape[-1], *kernel)

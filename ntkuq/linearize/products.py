@@ -9,6 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkuq.linearize.jacobian import Dense, Factor, Factors, Outer, Readout, Rows
+from ntkuq.linearize.tiles import symmetric_tiles
+
+
+#: Numbers along a side of a tile (rows of the Jacobian, or examples of a trace).
+TILE = 512
 
 
 def gram(
@@ -16,20 +21,21 @@ def gram(
 ) -> Float[Array, "N C M D"]:
     """J1 diag(variance) J2^T, the empirical NTK for a prior variance a leaf.
 
-    For a dense layer met once this is (a a') (g g'), without any P-sized object.
+    For a dense layer met once this is (a a') (g g'), without any P-sized object. Where
+    both are one object the result is symmetric, and made by half of its tiles.
 
     Args:
         left, right: factors of N and M examples.
         variances: one number, (), for each leaf.
     """
-    return _total(left, right, variances, _gram)
+    return _pairs(left, right, variances, _gram, TILE // max(1, left.weighed))
 
 
 def trace_gram(
     left: Factors, right: Factors, variances: list[Array]
 ) -> Float[Array, "N M"]:
     """The sum of `gram` over equal outputs, sum_c K[n, c, m, c]."""
-    return _total(left, right, variances, _trace_gram)
+    return _pairs(left, right, variances, _trace_gram, TILE)
 
 
 def output_gram(
@@ -49,6 +55,33 @@ def own_gram(factors: Factors, variances: list[Array]) -> Float[Array, "N C C"]:
         n = factors.outputs.shape[0]
         return jnp.zeros((n, factors.weighed, factors.weighed), factors.outputs.dtype)
     return total
+
+
+def _pairs(
+    left: Factors, right: Factors, variances: list[Array], product, side: int
+) -> Array:
+    if left is not right:
+        return _total(left, right, variances, product)
+    return symmetric_tiles(
+        lambda one, two: _total(one, two, variances, product),
+        _settled(left, by_pairs=product is _gram),
+        max(1, side),
+    )
+
+
+def _settled(factors: Factors, *, by_pairs: bool) -> Factors:
+    """Where products take a leaf's Jacobian itself, make it once, for all tiles."""
+
+    def settled(leaf: Factor) -> Factor:
+        if _once(leaf) or _looked_up(leaf) or isinstance(leaf, Dense):
+            return leaf
+        if by_pairs and _takes_pairs(leaf, leaf):
+            return leaf
+        return Dense(leaf.dense())
+
+    return Factors(
+        factors.outputs, tuple(map(settled, factors.leaves)), factors.weighed
+    )
 
 
 def _total(left: Factors, right: Factors, variances: list[Array], product) -> Array:
@@ -93,9 +126,8 @@ def _gram(one: Factor, two: Factor) -> Float[Array, "N C M D"]:
         one = one.outer()
     if isinstance(two, Readout):
         two = two.outer()
-    paired = _pairing(one, two)
-    if paired is not None:
-        return paired
+    if _takes_pairs(one, two) and isinstance(two, Outer | Rows):
+        return _pairing(one, two)
     return jnp.einsum("ncp,mdp->ncmd", one.dense(), two.dense())
 
 
@@ -110,21 +142,24 @@ def _meet(one: Outer | Readout, two: Outer | Readout) -> Float[Array, "N C M D"]
     return jnp.einsum("nco,mdo->ncmd", _gradients(one), _gradients(two))
 
 
-def _pairing(one: Factor, two: Factor) -> Float[Array, "N C M D"] | None:
-    """The product by pairs of positions, where that takes fewer operations.
+def _takes_pairs(one: Factor, two: Factor) -> TypeGuard[Outer | Rows]:
+    """Does the product by pairs of positions take fewer operations?
 
     For each two examples sum_ts (a_t a'_s) (g_ct g'_ds): T S (I + D O) + C D T O
     operations, against C D P for dense Jacobians (P = I O).
     """
     if not isinstance(one, Outer | Rows) or not isinstance(two, Outer | Rows):
-        return None
+        return False
     t, s = one.g.shape[2], two.g.shape[2]
     c, d, o = one.g.shape[1], two.g.shape[1], one.g.shape[-1]
     into = one.size if isinstance(one, Rows) else one.a.shape[-1]
     looked_up = isinstance(one, Rows) and isinstance(two, Rows)
     pairs = t * s * ((1 if looked_up else into) + d * o) + c * d * t * o
-    if pairs >= c * d * into * o:
-        return None
+    return pairs < c * d * into * o
+
+
+def _pairing(one: Outer | Rows, two: Outer | Rows) -> Float[Array, "N C M D"]:
+    """The product by pairs of positions."""
 
     def row(at):
         if isinstance(one, Rows) and isinstance(two, Rows):
@@ -226,9 +261,13 @@ def pull(factors: Factors, cotangent: Float[Array, "N K"]) -> list[Array]:
 
 def _pull(leaf: Factor, u: Float[Array, "N K"]) -> Float[Array, " P"]:
     if isinstance(leaf, Dense):
-        return jnp.einsum("nc,ncp->p", u, leaf.j)
+        # for each example first: summed over both at once it takes five times as long
+        return jnp.sum(jnp.einsum("nc,ncp->np", u, leaf.j), axis=0)
     if isinstance(leaf, Readout):
         matrix = u.T @ leaf.a
+        return (matrix if leaf.output_first else matrix.T).reshape(-1)
+    if isinstance(leaf, Outer) and leaf.once:
+        matrix = jnp.einsum("nc,nco->no", u, _gradients(leaf)).T @ leaf.a[:, 0]
         return (matrix if leaf.output_first else matrix.T).reshape(-1)
     weighed = jnp.einsum("nc,ncto->nto", u, leaf.g)
     if isinstance(leaf, Rows):

@@ -11,7 +11,13 @@ import pytest
 
 from experiments.optimization import conditions, probes, problems, summary
 from experiments.optimization.conditions import ConditionsStudy
-from experiments.optimization.curves import chosen, reached, thinned
+from experiments.optimization.curves import (
+    chosen,
+    reached,
+    taken,
+    thinned,
+    trained,
+)
 from experiments.optimization.figures import FIGURES
 
 
@@ -148,14 +154,27 @@ def test_pooled_images_are_means_of_squares(monkeypatch):
 
 
 def test_curves_are_thinned_and_the_best_chosen():
-    squares = np.array([[4.0, 1.0, 1.0], [4.0, 9.0, 3e-6], [4.0, np.nan, np.nan]])
+    squares = np.array(
+        [[4.0, 1.0, 1.0, 1.0], [4.0, 9.0, 3e-8, -1.0], [4.0, np.nan, -1.0, -1.0]]
+    )
     best = chosen(squares, np.array([0.1, 0.2, 0.3]), [jnp.arange(3.0)])
     assert (best.rate, best.reached, best.leaves) == (0.2, 2.0, [1.0])
+    assert (len(best.squares), best.tried) == (3, 3)
     assert reached(squares[0]) == math.inf
     long = thinned(np.ones(1001))
     assert long["steps"][0] == 0
     assert long["steps"][-1] == 1000
     assert len(long["steps"]) <= 41
+
+
+def test_training_ends_where_the_goal_is_far_behind_or_out_of_reach():
+    def halve(factor):
+        return lambda carry, _: (carry * factor, carry * factor)
+
+    for factor, count in ((1e-5, 2), (0.5, 5), (np.inf, 1)):
+        end, squares = trained(halve(factor), jnp.ones(()), jnp.ones(()), 5)
+        assert len(taken(np.asarray(squares))) == count + 1
+        assert float(end) == np.asarray(squares)[count]
 
 
 def row(constant, rates, condition, descent, natural=5.0):

@@ -415,6 +415,30 @@ def test_batches_change_nothing(name, size):
             close(lx.diagonal(op), np.diagonal(matrix))
 
 
+def test_a_compiled_product_takes_another_linearization():
+    """Of the same shapes, without compiling again."""
+    traces = []
+
+    @eqx.filter_jit
+    def product(op, v):
+        traces.append(op)
+        return op.mv(v)
+
+    with jax.enable_x64(True):
+        op, matrix = FREE["ggn"](None)
+        v = vector(op.in_structure())
+        for scale in (1.0, 2.0):
+            moved = eqx.tree_at(lambda op: op.root.x, op, scale * op.root.x)
+            kept = lx.linearise(moved)
+            np.testing.assert_allclose(product(kept, v), moved.mv(v), rtol=1e-10)
+        assert len(traces) == 1
+        whole = lx.linearise(op)
+        close(whole.as_matrix(), matrix)
+        close(whole.T.mv(v), matrix @ v)
+        assert lx.linearise(whole) is whole
+        assert whole.in_structure() == whole.out_structure() == op.in_structure()
+
+
 def sizes(jaxpr):
     """The sizes of all arrays that a program makes."""
     for equation in jaxpr.eqns:

@@ -316,6 +316,52 @@ def test_plans_tell_true_from_one():
     assert find_sites(Switched(layer, True), normal(4)).readout == (0, 1)
 
 
+def test_biases_are_known_where_they_are_only_added():
+    model, x, _ = NETWORKS["lenet"]
+    plan = find_sites(model, x[0])
+    assert [(a.leaf, a.shape, a.axes) for a in plan.added] == [
+        (1, (2, 4, 4), (1, 2)),
+        (3, (3, 1, 1), ()),
+        (5, (2,), ()),
+    ]
+    # the matrix has two ways into the sum, so it is generic as a whole
+    model, x, _ = NETWORKS["both"]
+    plan = find_sites(model, x[0])
+    assert [site.leaf for site in plan.sites] == [2]
+    assert [added.leaf for added in plan.added] == [1]
+    assert plan.generic == (0, 1)
+
+
+@pytest.mark.parametrize("case", ["mlp", "lenet", "bag"], indirect=True)
+@pytest.mark.parametrize("side", [2, 6])
+def test_tiles_of_a_symmetric_product_change_nothing(case, side, monkeypatch):
+    """Of 5 examples: tiles of 1 to 3, the last over the one before."""
+    from ntkuq.linearize import products
+
+    x, found, _, parts = case
+    monkeypatch.setattr(products, "TILE", side)
+    j = np.concatenate(parts, axis=-1)
+    ones = [jnp.ones(()) for _ in found.leaves]
+    with jax.enable_x64(True):
+        factors = found.factors(x)
+
+        @jax.jit
+        def both(variances):
+            return gram(factors, factors, variances), trace_gram(
+                factors, factors, variances
+            )
+
+        k, trace = both(ones)
+        slope = jax.grad(lambda v: jnp.sum(jnp.sin(both([v, *ones[1:]])[0])))(ones[0])
+    expected = np.einsum("ncp,mdp->ncmd", j, j)
+    np.testing.assert_allclose(k, expected, **CLOSE)
+    np.testing.assert_allclose(trace, np.einsum("ncmc->nm", expected), **CLOSE)
+    flat = np.asarray(k).reshape(j.shape[0] * j.shape[1], -1)
+    np.testing.assert_array_equal(flat, flat.T)
+    first = np.einsum("ncp,mdp->ncmd", parts[0], parts[0])
+    np.testing.assert_allclose(slope, np.sum(np.cos(expected) * first), rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["weight norm", "norms", "constant"])
 def test_a_network_without_a_last_matrix_is_named(name):
     model, x, _ = NETWORKS[name]

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from ntkuq.decisions.search.ascend import minimize
 from ntkuq.decisions.search.surrogate import AbstractSurrogate, Moments
 from ntkuq.kernels import AbstractCovariance
-from ntkuq.kernels.triangular import inverse_lower, solve_lower
+from ntkuq.linearize.triangular import inverse_lower, solve_lower
 
 
 #: Noise scale of an exact objective, over the spread of its values: what factors need.

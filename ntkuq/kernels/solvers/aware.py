@@ -29,7 +29,7 @@ from ntkuq.kernels.solvers.preconditioners import (
     AbstractPreconditioner,
     PivotedCholesky,
 )
-from ntkuq.kernels.triangular import solve_lower
+from ntkuq.linearize.triangular import solve_lower
 
 
 class Aware(AbstractSolution):

@@ -29,7 +29,7 @@ from ntkuq.kernels.solvers.base import (
     positive,
 )
 from ntkuq.kernels.solvers.system import System
-from ntkuq.kernels.triangular import self_product, solve_lower
+from ntkuq.linearize.triangular import self_product, solve_lower
 
 
 class Exact(AbstractSolution):

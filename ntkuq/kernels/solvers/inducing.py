@@ -20,7 +20,7 @@ from ntkuq.kernels.solvers.base import (
 )
 from ntkuq.kernels.solvers.preconditioners import pivoted_cholesky
 from ntkuq.kernels.solvers.system import System
-from ntkuq.kernels.triangular import self_product, solve_lower
+from ntkuq.linearize.triangular import self_product, solve_lower
 
 
 class Sparse(AbstractSolution):

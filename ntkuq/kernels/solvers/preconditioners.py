@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from ntkuq.kernels.solve import cholesky
 from ntkuq.kernels.solvers.base import check_counts
 from ntkuq.kernels.solvers.system import System
-from ntkuq.kernels.triangular import solve_lower
+from ntkuq.linearize.triangular import solve_lower
 
 
 class AbstractPreconditioner(eqx.Module):

@@ -196,7 +196,7 @@ def _train(jacobian, likelihood, fisher, x, y, extra, variances):
 def _flat_gram(train: Factors, variances: list[Array]) -> Float[Array, "NC NC"]:
     k = gram(train, train, variances)
     size = train.outputs.shape[0] * train.weighed
-    return symmetric(k.reshape(size, size))
+    return k.reshape(size, size)
 
 
 _train_gram = eqx.filter_jit(_flat_gram)

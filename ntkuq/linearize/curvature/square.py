@@ -17,6 +17,7 @@ from ntkuq.linearize.curvature.base import (
     spectral_slopes,
     symmetric,
 )
+from ntkuq.linearize.triangular import inverse_lower, self_product_of_lower
 
 
 #: Up to this size an optimization over t starts with all eigenvalues; beyond it, one
@@ -96,22 +97,21 @@ def _factor(matrix: Array, t: ArrayLike, relative: ArrayLike) -> Factored:
     size = matrix.shape[0]
     jitter = jnp.max(jnp.diagonal(matrix)) * t * relative
     eye = jnp.eye(size, dtype=matrix.dtype)
-    lower = jnp.linalg.cholesky((1.0 + jitter) * eye + t * matrix)
+    shifted = (1.0 + jitter) * eye + t * matrix
+    lower = jnp.linalg.cholesky(shifted, symmetrize_input=False)
     return Factored(lower, jitter, 2.0 * jnp.sum(jnp.log(jnp.diagonal(lower))))
 
 
 @jax.jit
 def inverse_factor(lower: Array) -> tuple[Array, Array]:
     """L^-1, and the trace of (L L^T)^-1."""
-    eye = jnp.eye(lower.shape[0], dtype=lower.dtype)
-    inverse = jax.scipy.linalg.solve_triangular(lower, eye, lower=True)
+    inverse = inverse_lower(lower)
     return inverse, jnp.sum(inverse**2)
 
 
 @jax.jit
 def _inverse_traces(lower: Array) -> tuple[Array, Array]:
-    eye = jnp.eye(lower.shape[0], dtype=lower.dtype)
-    inverse = jax.scipy.linalg.cho_solve((lower, True), eye)
+    inverse = self_product_of_lower(inverse_lower(lower))
     return jnp.trace(inverse), jnp.sum(inverse**2)
 
 

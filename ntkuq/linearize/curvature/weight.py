@@ -21,6 +21,7 @@ from ntkuq.linearize.curvature.base import (
 )
 from ntkuq.linearize.curvature.fisher import AbstractFisher
 from ntkuq.linearize.curvature.readout import (
+    CACHED_NUMBERS,
     assembled,
     extended,
     places,
@@ -231,7 +232,7 @@ class Step(eqx.Module):
 
     def __call__(
         self, factors: Factors, hessian: Float[Array, "N C C"] | None = None
-    ) -> Float[Array, "P P"] | Float[Array, "Q E E"]:
+    ) -> Float[Array, "P P"] | tuple[Float[Array, "Q _ _"], ...]:
         if hessian is not None:
             return readout_pairs(factors, hessian, self.deviations)
         r = dense(factors, self.deviations)
@@ -259,11 +260,13 @@ def weight_space(
     """W from one pass over the data in chunks that fit `CHUNK_BYTES`."""
     deviations = roots(variances)
     size = fitting(_numbers(jacobian, outputs), 8)
+    if jacobian.is_readout:
+        size = min(size, max(1, CACHED_NUMBERS * outputs // jacobian.size))
     seen = accumulate(Step(deviations), jacobian, likelihood, examples, size, fisher)
     matrix, order = seen.total, None
     if jacobian.is_readout:
         order = places(jacobian, outputs)
-        if matrix.ndim == 3:
+        if isinstance(matrix, tuple):
             matrix = assembled(matrix, order)
     found = WeightSpace(Square.of(matrix), deviations, jacobian.sizes, order)
     return found, seen.summary

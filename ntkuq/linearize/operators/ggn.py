@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
@@ -11,6 +12,7 @@ from ntkuq.linearize.curvature import AbstractFisher
 from ntkuq.linearize.jacobian import Jacobian
 from ntkuq.linearize.operators.jacobian import (
     JacobianOperator,
+    Local,
     gram_diagonal,
     gram_matrix,
     gram_product,
@@ -50,6 +52,40 @@ class GGNOperator(lx.AbstractLinearOperator):
 
     def out_structure(self) -> jax.ShapeDtypeStruct:
         return self.root.in_structure()
+
+
+class KeptGGN(lx.AbstractLinearOperator):
+    """A Gauss-Newton or Fisher matrix whose forward pass is done, (P, P).
+
+    What `lineax.linearise` makes of a `GGNOperator`: a product is one pass of tangents
+    and one of cotangents at the activations kept. A compiled function takes another
+    one, of the same shapes, without compiling again.
+
+    Args:
+        local: all examples linearized.
+    """
+
+    local: Local
+
+    def mv(self, vector: Float[Array, " P"]) -> Float[Array, " P"]:
+        return self.local.pull(self.local.push(vector))
+
+    def as_matrix(self) -> Float[Array, "P P"]:
+        return jax.lax.map(self.mv, jnp.eye(self.in_size(), dtype=self._dtype))
+
+    def transpose(self) -> KeptGGN:
+        return self
+
+    @property
+    def _dtype(self) -> jnp.dtype:
+        return self.local.like[0].dtype
+
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        size = sum(leaf.size for leaf in self.local.like)
+        return jax.ShapeDtypeStruct((size,), self._dtype)
+
+    def out_structure(self) -> jax.ShapeDtypeStruct:
+        return self.in_structure()
 
 
 def ggn_operator(

@@ -12,7 +12,7 @@ import lineax as lx
 from jaxtyping import Array
 
 from ntkuq.linearize.operators.base import AbstractPSD, Diagonal
-from ntkuq.linearize.operators.ggn import GGNOperator
+from ntkuq.linearize.operators.ggn import GGNOperator, KeptGGN
 from ntkuq.linearize.operators.hessian import HessianOperator, kept_hessian
 from ntkuq.linearize.operators.jacobian import (
     JacobianOperator,
@@ -29,7 +29,7 @@ from ntkuq.linearize.operators.ntk import (
 
 
 _RECTANGULAR = (JacobianOperator, TransposedJacobian)
-_POSITIVE = (AbstractPSD, GGNOperator, NTKOperator, TraceNTKOperator)
+_POSITIVE = (AbstractPSD, GGNOperator, KeptGGN, NTKOperator, TraceNTKOperator)
 _SYMMETRIC = (*_POSITIVE, HessianOperator)
 _DIAGONAL = (lx.is_diagonal, lx.is_tridiagonal)
 _TRIANGULAR = (lx.is_lower_triangular, lx.is_upper_triangular)
@@ -90,6 +90,7 @@ for check in (*_DIAGONAL, *_TRIANGULAR):
 
 lx.linearise.register(AbstractPSD)(_same)
 lx.diagonal.register(Diagonal)(lambda operator: operator.values.reshape(-1))
+lx.linearise.register(KeptGGN)(_same)
 for kind in (GGNOperator, NTKOperator, TraceNTKOperator):
     lx.diagonal.register(kind)(lambda operator: operator.diagonal())
 
@@ -109,12 +110,7 @@ def _(operator):
 
 @lx.linearise.register(GGNOperator)
 def _(operator):
-    if not operator.root.whole:
-        return operator
-    local, like = kept(operator.root), operator.in_structure()
-    return lx.FunctionLinearOperator(
-        lambda v: local.pull(local.push(v)), like, lx.positive_semidefinite_tag
-    )
+    return KeptGGN(kept(operator.root)) if operator.root.whole else operator
 
 
 @lx.linearise.register(NTKOperator)

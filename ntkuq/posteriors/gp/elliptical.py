@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from ntkuq.data import Dataset
 from ntkuq.kernels import AbstractCovariance, LogValues
 from ntkuq.kernels.solve import check, cholesky
-from ntkuq.kernels.triangular import solve_lower
+from ntkuq.linearize.triangular import solve_lower
 from ntkuq.models import BNN, AbstractLikelihood
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractPosterior

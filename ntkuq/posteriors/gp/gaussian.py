@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkuq.kernels.solve import cholesky, inverse, log_determinant, solve
-from ntkuq.kernels.triangular import self_product, solve_lower
+from ntkuq.linearize.triangular import self_product, solve_lower
 
 
 class Evidence(NamedTuple):

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkuq.kernels.solve import cholesky, log_determinant, solve
-from ntkuq.kernels.triangular import (
+from ntkuq.linearize.triangular import (
     inverse_lower,
     self_product,
     self_product_of_lower,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkuq.kernels import triangular
+from ntkuq.linearize import triangular
 
 
 @pytest.fixture(params=[1, 2, 13])
