@@ -174,12 +174,24 @@ def limit(network: str, x: Array, width: int, parametrization: str) -> np.ndarra
         width: of the network.
         parametrization: of `PARAMETRIZATIONS`.
     """
-    counted = 1 if parametrization == "mup" else width
-    plain = PARAMETRIZATIONS["standard"]
-    build = FAMILIES[network].make(x.shape[1:], counted, plain)
+    # only the standard one depends on the width
+    counted = width if parametrization == "standard" else 1
+    held = np.asarray(x)
+    key = (network, counted, parametrization == "ntk", held.shape, held.tobytes())
+    if key not in _LIMITS:
+        _LIMITS[key] = _limit(network, x, counted, tangent=parametrization == "ntk")
+    return _LIMITS[key]
+
+
+#: Kernels of infinite width by network, fan-in, form and data.
+_LIMITS: dict[tuple, np.ndarray] = {}
+
+
+def _limit(network: str, x: Array, counted: int, *, tangent: bool) -> np.ndarray:
+    build = FAMILIES[network].make(x.shape[1:], counted, PARAMETRIZATIONS["standard"])
     # neither the likelihood nor the prior takes part
     bnn = nq.BNN(nq.Network(build), nq.Gaussian(), nq.NormalPrior(1.0))
-    if parametrization == "ntk":
+    if tangent:
         kernel = Analytic(ard=False).ntk(bnn, x, 1.0)
     else:
         standard = Analytic(ard=False, parametrization=StandardParametrization())

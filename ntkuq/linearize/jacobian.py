@@ -251,35 +251,31 @@ class Jacobian(eqx.Module):
         every = jax.tree.leaves(parameters(self.model))
         chosen, ends = set(self.subset), set(self.plan.readout)
         sites = [site for site in self.plan.sites if site.leaf in chosen]
-        sums = [added for added in self.plan.added if added.leaf in chosen - ends]
-        biases = {added.leaf for added in sums}
-        generic = [n for n in self.plan.generic if n in chosen - ends - biases]
+        generic = [n for n in self.plan.generic if n in chosen - ends]
         # leaves outside the subset are recorded nowhere and differentiated nowhere
         skip = frozenset(self.plan.generic) | (set(range(len(every))) - chosen)
-        skip -= biases
         inner = [n for n, site in enumerate(sites) if site.leaf not in ends]
 
-        def run(deltas, shifts, varied):
+        def run(deltas, varied):
             leaves = list(every)
             for n, leaf in zip(generic, varied, strict=True):
                 leaves[n] = leaf
-            if not sites and not sums:  # nothing to record: an ordinary forward pass
+            if not sites:  # nothing to record: an ordinary forward pass
                 return forward(self.replace([leaves[n] for n in self.subset]), x), []
             given: list[Array | None] = [None] * len(sites)
             for n, delta in zip(inner, deltas, strict=True):
                 given[n] = delta
-            recorder = Recorder(leaves, skip, given, shifts)
+            recorder = Recorder(leaves, skip, given)
             return trace(self.model, x, recorder), recorder.inputs
 
         dtype = jnp.result_type(*(leaf.dtype for leaf in every))
         deltas = [jnp.zeros(sites[n].shape, dtype) for n in inner]
-        shifts = [jnp.zeros(added.shape, dtype) for added in sums]
         out, pull, data = jax.vjp(
-            *(run, deltas, shifts, [every[n] for n in generic]), has_aux=True
+            run, deltas, [every[n] for n in generic], has_aux=True
         )
         eye = jnp.eye(out.shape[0], dtype=out.dtype)
         rows = eye if seed is None else seed(out, *extra).T.astype(out.dtype)
-        at_inner, at_sums, at_leaves = jax.vmap(pull)(rows)
+        at_inner, at_leaves = jax.vmap(pull)(rows)
         gradients = dict(zip(inner, at_inner, strict=True))
         found: dict[int, list[Factor]] = {n: [] for n in self.subset}
         for number, (site, a) in enumerate(zip(sites, data, strict=True)):
@@ -292,9 +288,6 @@ class Jacobian(eqx.Module):
             else:
                 factor = Outer(a.astype(out.dtype), rows[:, None], site.output_first)
             found[site.leaf].append(factor)
-        for added, g in zip(sums, at_sums, strict=True):
-            j = jnp.sum(g, axis=tuple(1 + axis for axis in added.axes))
-            found[added.leaf].append(Dense(j.reshape(j.shape[0], -1)))
         for n, j in zip(generic, at_leaves, strict=True):
             found[n].append(Dense(j.reshape(j.shape[0], -1)))
         for n in self.plan.readout[1:]:

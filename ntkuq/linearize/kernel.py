@@ -108,8 +108,7 @@ def _blocks(
     if left >= rows(x1) and right >= rows(other):
         return _block(product, jacobian, x1, x2, ones)
     if _held(jacobian, x1) + _held(jacobian, other) <= HELD_CHUNKS * chunk_bytes():
-        one = map_chunks(lambda part: _factors(jacobian, part), x1, left)
-        two = one
+        one, two = map_chunks(lambda part: _factors(jacobian, part), x1, left), None
         if x2 is not None:
             two = map_chunks(lambda part: _factors(jacobian, part), x2, right)
         return _product(product, one, two, ones)
@@ -165,7 +164,7 @@ def _factors(jacobian, x):
 
 @eqx.filter_jit
 def _product(product, one, two, variances):
-    return product(one, two, variances)
+    return product(one, one if two is None else two, variances)
 
 
 @eqx.filter_jit

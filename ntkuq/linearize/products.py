@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,8 +13,9 @@ from ntkuq.linearize.jacobian import Dense, Factor, Factors, Outer, Readout, Row
 from ntkuq.linearize.tiles import symmetric_tiles
 
 
-#: Numbers along a side of a tile (rows of the Jacobian, or examples of a trace).
-TILE = 512
+#: Numbers along a side of a tile (rows of the Jacobian, or examples of a trace): a
+#: tile stays in the cache of a processor, or keeps an accelerator busy.
+TILE, WIDE_TILE = 512, 4096
 
 
 def gram(
@@ -28,14 +30,14 @@ def gram(
         left, right: factors of N and M examples.
         variances: one number, (), for each leaf.
     """
-    return _pairs(left, right, variances, _gram, TILE // max(1, left.weighed))
+    return _pairs(left, right, variances, _gram, max(1, left.weighed))
 
 
 def trace_gram(
     left: Factors, right: Factors, variances: list[Array]
 ) -> Float[Array, "N M"]:
     """The sum of `gram` over equal outputs, sum_c K[n, c, m, c]."""
-    return _pairs(left, right, variances, _trace_gram, TILE)
+    return _pairs(left, right, variances, _trace_gram, 1)
 
 
 def output_gram(
@@ -58,14 +60,22 @@ def own_gram(factors: Factors, variances: list[Array]) -> Float[Array, "N C C"]:
 
 
 def _pairs(
-    left: Factors, right: Factors, variances: list[Array], product, side: int
+    left: Factors, right: Factors, variances: list[Array], product, numbers: int
 ) -> Array:
+    """numbers: along a side, for each example."""
     if left is not right:
         return _total(left, right, variances, product)
+    tile = TILE if jax.default_backend() == "cpu" else WIDE_TILE
+    return _tiled(left, variances, product, max(1, tile // numbers))
+
+
+# one program where it is called outside of any: a loop is compiled at each such call
+@eqx.filter_jit
+def _tiled(factors: Factors, variances: list[Array], product, side: int) -> Array:
     return symmetric_tiles(
         lambda one, two: _total(one, two, variances, product),
-        _settled(left, by_pairs=product is _gram),
-        max(1, side),
+        _settled(factors, by_pairs=product is _gram),
+        side,
     )
 
 

@@ -3,10 +3,10 @@
 The forward pass of one example is traced once with each parameter leaf wrapped in a
 `quax` array value. Where a leaf is contracted with data (a dense layer, a convolution)
 or rows of it are looked up (an embedding), the Jacobian of the output with respect to
-it is a sum of outer products of the data `a` and the output gradient `g`. Where it is
-added to data (a bias) its Jacobian is the gradient at the sum. Any other use of a leaf
-materializes it, which sends the whole leaf on the generic route: its dense Jacobian by
-reverse mode. For norm scales and other vectors that route is as cheap as any.
+it is a sum of outer products of the data `a` and the output gradient `g`. Any other use
+of a leaf materializes it, which sends the whole leaf on the generic route: its dense
+Jacobian by reverse mode. For biases, norm scales and other vectors that route is as
+cheap as any.
 """
 
 from __future__ import annotations
@@ -63,19 +63,6 @@ class Site(NamedTuple):
         return math.prod(self.shape) // self.positions
 
 
-class Added(NamedTuple):
-    """One place where a leaf is added to data, as a bias is.
-
-    leaf: position of the leaf in `jax.tree.leaves(parameters(model))`.
-    shape: shape of the sum.
-    axes: those along which the leaf is repeated.
-    """
-
-    leaf: int
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]
-
-
 class Recorder:
     """What one trace saw; lives only while a trace runs.
 
@@ -84,7 +71,6 @@ class Recorder:
         generic: positions of the leaves whose sites are not recorded.
         deltas: for each site a zero array, to which `jax.vjp` differentiates, or `None`
             where its gradient is known; `None` while sites are searched.
-        shifts: the same for each place where a leaf is added.
     """
 
     def __init__(
@@ -92,15 +78,12 @@ class Recorder:
         arrays: list[Array],
         generic: frozenset[int],
         deltas: list[Array | None] | None = None,
-        shifts: list[Array] | None = None,
     ):
         self.arrays = arrays
         #: the arrays that stand for leaves at the level of `trace`, transposes included
         self.views = list(arrays)
         self.generic = set(generic)
         self.deltas = deltas
-        self.shifts = shifts
-        self.added: list[Added] = []
         self.sites: list[Site] = []
         self.inputs: list[Array] = []
 
@@ -113,14 +96,6 @@ class Recorder:
         self.inputs.append(data())
         delta = None if self.deltas is None else self.deltas[number]
         return out if delta is None else out + delta.astype(out.dtype)
-
-    def add(self, added: Added, out: Array) -> Array:
-        """Note where a leaf is added; add its shift."""
-        number = len(self.added)
-        self.added.append(added)
-        if self.shifts is None:
-            return out
-        return out + self.shifts[number].astype(out.dtype)
 
 
 class Leaf(quax.ArrayValue):
@@ -173,29 +148,6 @@ def _dot_left(leaf: Leaf, data: ArrayLike, **options):
 @quax.register(primitives.dot_general_p)
 def _dot_right(data: ArrayLike, leaf: Leaf, **options):
     return _dot(leaf, data, options, weight_left=False)
-
-
-@quax.register(primitives.add_p)
-def _add_left(leaf: Leaf, data: ArrayLike):
-    return _add(leaf, data)
-
-
-@quax.register(primitives.add_p)
-def _add_right(data: ArrayLike, leaf: Leaf):
-    return _add(leaf, data)
-
-
-def _add(leaf: Leaf, data: ArrayLike) -> Array:
-    """The Jacobian of a bias: the gradient at the sum, summed where it is repeated."""
-    out = primitives.add_p.bind(leaf.array, data)
-    if leaf.index in leaf.recorder.generic:
-        return out
-    if not (leaf.plain() and leaf.outside() and leaf.array.ndim == out.ndim):
-        leaf.materialise()
-        return out
-    sides = zip(leaf.array.shape, out.shape, strict=True)
-    axes = tuple(n for n, (own, side) in enumerate(sides) if own != side)
-    return leaf.recorder.add(Added(leaf.index, out.shape, axes), out)
 
 
 def _dot(leaf: Leaf, data: ArrayLike, options: dict, *, weight_left: bool) -> Array:
@@ -351,7 +303,6 @@ class Plan(eqx.Module):
     Args:
         sites: in the order of the forward pass.
         generic: the leaves without one.
-        added: where leaves of these are added to data, as biases are.
         shapes: of all leaves.
         activations: numbers that the forward pass of one example makes.
         uses: where parameters meet data, generic leaves too, in the order of the
@@ -366,7 +317,6 @@ class Plan(eqx.Module):
     activations: int = eqx.field(static=True)
     uses: tuple[Use, ...] = eqx.field(static=True)
     readout: tuple[int, ...] = eqx.field(static=True, default=())
-    added: tuple[Added, ...] = eqx.field(static=True, default=())
 
     @property
     def leaves(self) -> int:
@@ -482,12 +432,10 @@ def _find_sites(model: PyTree, x: PyTree) -> Plan:
         except NotImplementedError:  # quax has no rule for custom_vjp
             return Plan((), everything, shapes, size, used)
         (recorder,) = seen
-        # a leaf met at a site first and otherwise later is generic as a whole
-        both = {site.leaf for site in recorder.sites}
-        both &= {added.leaf for added in recorder.added}
-        if recorder.generic | both == set(generic):
+        # a leaf met at a site first and materialized later is generic as a whole
+        if recorder.generic == set(generic):
             break
-        generic = frozenset(recorder.generic | both)
+        generic = frozenset(recorder.generic)
     sites = tuple(recorder.sites)
     met = {site.leaf for site in sites}
     unmet = tuple(n for n in everything if n not in met)
@@ -497,4 +445,4 @@ def _find_sites(model: PyTree, x: PyTree) -> Plan:
         last = [site for site in sites if site.leaf == end.matrix]
         if len(last) == 1 and last[0].kind == "dense" and _in_order(last[0]):
             ends = (end.matrix, *end.biases)
-    return Plan(sites, unmet, shapes, size, used, ends, tuple(recorder.added))
+    return Plan(sites, unmet, shapes, size, used, ends)

@@ -29,7 +29,7 @@ def by_structure[T](function: Callable[..., T]) -> Callable[..., T]:
         abstract = jax.tree.map(_abstract, eqx.filter(trees, _is_array))
         rest = eqx.filter(trees, _is_array, inverse=True)
         try:
-            once = kept(*_hashable(abstract), *_hashable(rest))
+            once = kept(*_hashable(abstract), *_hashable(rest), *_mode())
         except TypeError as error:
             # a module may hold something static that cannot be hashed
             if "unhashable" not in str(error):
@@ -52,6 +52,11 @@ class _Once:
             self.value = function(*trees)
             self.made = True
         return self.value
+
+
+def _mode() -> tuple:
+    """What types depend on beside those of the arguments."""
+    return jax.config.jax_enable_x64, jax.config.jax_numpy_dtype_promotion
 
 
 def _is_array(leaf: Any) -> bool:

@@ -382,18 +382,6 @@ class Widths(eqx.Module):
         return jnp.tanh(one).sum(1) + jnp.tensordot(self.w, jnp.outer(x[:3], x), 2)
 
 
-class Both(eqx.Module):
-    """A matrix multiplied with data and added to them; one number added to many."""
-
-    w: Array
-    c: Array
-    v: Array
-
-    def __call__(self, x):
-        sums = jnp.outer(jnp.tanh(self.w @ x), x) + self.w
-        return self.v @ jnp.tanh(sums.sum(1) + self.c)
-
-
 class SideBySide(eqx.Module):
     """Two last layers side by side."""
 
@@ -540,7 +528,6 @@ def _networks():
         ),
         "permuted": (Permuted(normal(2, 3, 4)), x, "O"),
         "widths": (Widths(normal(2, 3, 4)), x, "D"),
-        "both": (Both(normal(4, 4), normal(1), normal(2, 4)), x, "DDL"),
         "two heads": (
             SideBySide(_linear(4, 5), _linear(5, 1), _linear(5, 1)),
             x,

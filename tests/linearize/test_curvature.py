@@ -258,6 +258,20 @@ def test_a_last_layer_needs_no_backward_pass(name):
     assert "transpose" not in text.replace("transpose[permutation=(1, 0)]", "")
 
 
+def test_strips_and_chunks_of_a_last_layer_change_nothing(monkeypatch):
+    """Three strips of the products of six numbers, and chunks of two examples."""
+    from ntkuq.linearize.curvature import readout
+
+    for name, value in (("STRIP", 2), ("WORTH", 2), ("CACHED", 1)):
+        monkeypatch.setattr(readout, name, value)
+    case = Case("mlp", lambda model, plan: plan.readout)
+    g = oracle.ggn(case.j, case.h)
+    found = weight_space(*case.problem, case.c)[0]
+    case.check(found, g, rtol=1e-8)
+    matrix = np.asarray(found.square.matrix)
+    np.testing.assert_array_equal(matrix, matrix.T)
+
+
 def test_low_rank_is_exact_at_full_rank_and_never_overconfident():
     case = of("mlp")
     g = oracle.ggn(case.j, case.h)
@@ -422,3 +436,28 @@ def test_sampled_gradients_do_not_depend_on_the_chunks(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)
     for one, two in zip(whole, build(), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-12)
+
+
+def test_equal_outputs_of_classes_have_no_curvature_in_float32():
+    """One number added to all outputs changes no probability: an exact eigenvalue 0.
+
+    Sums in float32 leave 1e-7 of the largest one, which many large inputs make more
+    than the prior's.
+    """
+    with jax.enable_x64(False):
+        mlp = eqx.nn.MLP(4, 3, 6, 1, key=jax.random.key(0))
+        x = 10 * jax.random.normal(jax.random.key(1), (3_000, 4))
+        problem = (
+            Jacobian.at(mlp, x[0]),
+            Categorical(),
+            Examples(x, jnp.arange(len(x)) % 3),
+            [jnp.ones(()) for _ in range(4)],
+            3,
+        )
+        for make in (kronecker_blocks, corrected_blocks):
+            found, _ = make(*problem, sharing=Expand())
+            *_, weight, bias = found.blocks
+            for values in (weight.values.max(axis=1), bias.values):
+                assert values.dtype == jnp.float32
+                assert np.sort(values)[0] < 1e-12 * np.max(values)
+                assert np.sort(values)[1] > 1e-3 * np.max(values)

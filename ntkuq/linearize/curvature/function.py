@@ -46,7 +46,7 @@ def function_space_cost(jacobian: Jacobian, data: int, outputs: int) -> SpaceCos
     """
     nc = data * outputs
     numbers = factor_numbers(jacobian, outputs)
-    products = 2.0 * nc * data * numbers
+    products = 1.0 * nc * data * numbers
     return SpaceCost(
         nc**3 / 3 + products + 4.0 * nc**2 * len(jacobian.subset),
         32.0 * nc**2 + 8.0 * data * numbers,

@@ -111,11 +111,14 @@ class Form(NamedTuple):
 
     kind: "kronecker", "block" or "diagonal".
     copies: of "kronecker": data that an example counts for.
+    centered: do gradients of the outputs sum to 0? Then the direction of equal outputs
+        has no curvature, which sums in float32 alone would not show.
     """
 
     kind: str
     copies: int
     output_first: bool
+    centered: bool = False
 
 
 def _counts(leaf: Rows) -> Float[Array, " V"]:
@@ -123,8 +126,13 @@ def _counts(leaf: Rows) -> Float[Array, " V"]:
     return jnp.zeros(leaf.size, leaf.g.dtype).at[leaf.ids].add(ones)
 
 
-def forms_of(jacobian: Jacobian, sharing: AbstractSharing | None) -> tuple[Form, ...]:
-    """The form of each leaf; `sharing` is `None` for diagonals throughout."""
+def forms_of(
+    jacobian: Jacobian, sharing: AbstractSharing | None, *, invariant: bool = False
+) -> tuple[Form, ...]:
+    """The form of each leaf; `sharing` is `None` for diagonals throughout.
+
+    invariant: of the likelihood, see `shift_invariant`.
+    """
     forms = []
     for leaf, size in zip(jacobian.subset, jacobian.sizes, strict=True):
         sites = [site for site in jacobian.plan.sites if site.leaf == leaf]
@@ -140,7 +148,13 @@ def forms_of(jacobian: Jacobian, sharing: AbstractSharing | None) -> tuple[Form,
         else:
             kind = "block" if size <= BLOCK_LIMIT else "diagonal"
             forms.append(Form(kind, 1, True))
-    return tuple(forms)
+    if not invariant:
+        return tuple(forms)
+    ends = jacobian.plan.readout
+    return tuple(
+        form._replace(centered=leaf in ends)
+        for leaf, form in zip(jacobian.subset, forms, strict=True)
+    )
 
 
 class Step(eqx.Module):
@@ -214,7 +228,7 @@ def kronecker_blocks(
     sharing: how layers shared over positions are approximated; `None` for the exact
         diagonal of every leaf.
     """
-    forms = forms_of(jacobian, sharing)
+    forms = forms_of(jacobian, sharing, invariant=likelihood.shift_invariant)
     itemsize = variances[0].dtype.itemsize
     size = factor_chunk_size(jacobian, outputs, itemsize)
     step = Step(forms, Expand() if sharing is None else sharing)
@@ -245,7 +259,7 @@ def _decompose(
 ) -> Rotated | Block | Diag:
     """Eigendecompose a block in float64; keep it in the network's dtype."""
     if isinstance(value, Pair):
-        left, left_vectors = eigh(value.gradients)
+        left, left_vectors = eigh(_centered(value.gradients, form))
         mean = np.asarray(value.inputs, np.float64) / (count * form.copies)
         right, right_vectors = (mean, None) if mean.ndim == 1 else eigh(mean)
         return Rotated(
@@ -255,9 +269,18 @@ def _decompose(
             form.output_first,
         )
     if value.ndim == 2:
-        values, vectors = eigh(value)
+        values, vectors = eigh(_centered(value, form))
         return Block(jnp.asarray(values, dtype), jnp.asarray(vectors, dtype))
     return Diag(value)
+
+
+def _centered(matrix: Array, form: Form) -> np.ndarray:
+    """In float64; of outputs that only differ, without what all have in common."""
+    found = np.asarray(matrix, np.float64)
+    if not form.centered:
+        return found
+    rows = found - found.mean(axis=0)
+    return rows - rows.mean(axis=1, keepdims=True)
 
 
 def eigh(matrix: Array | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

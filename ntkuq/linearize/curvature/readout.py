@@ -20,8 +20,16 @@ from ntkuq.linearize.jacobian import Factors, Jacobian, Readout
 #: Rows of a strip of a symmetric product: narrower ones have fewer operations, wider
 #: ones are faster each (measured on two cores).
 STRIP = 86
-#: Examples of a chunk whose inputs stay in the cache while all pairs are made (2 MiB).
-CACHED_NUMBERS = 2**18
+#: Inputs of a chunk that stay in a processor's cache while all pairs are made (2 MiB),
+#: and examples that are worth adding up all pairs for.
+CACHED, WORTH = 2**18, 512
+
+
+def chunk_rows(inputs: int, fitting: int) -> int:
+    """Examples of a chunk for `readout_pairs`, at most so many as fit."""
+    if jax.default_backend() != "cpu":
+        return fitting
+    return min(fitting, max(WORTH, CACHED // inputs))
 
 
 def extended(factors: Factors, deviations: list[Array]) -> Float[Array, "N E"]:

@@ -19,10 +19,10 @@ from ntkuq.linearize.curvature.base import (
     Evaluated,
     same_kind,
 )
-from ntkuq.linearize.curvature.fisher import AbstractFisher
+from ntkuq.linearize.curvature.fisher import AbstractFisher, ExactFisher
 from ntkuq.linearize.curvature.readout import (
-    CACHED_NUMBERS,
     assembled,
+    chunk_rows,
     extended,
     places,
     readout_pairs,
@@ -35,6 +35,7 @@ from ntkuq.linearize.curvature.square import (
 from ntkuq.linearize.examples import AbstractExamples
 from ntkuq.linearize.jacobian import Factors, Jacobian
 from ntkuq.linearize.products import dense
+from ntkuq.linearize.triangular import self_product
 from ntkuq.models import AbstractLikelihood
 
 
@@ -46,12 +47,12 @@ class SpaceCost(NamedTuple):
 
 
 def weight_space_cost(jacobian: Jacobian, data: int, outputs: int) -> SpaceCost:
-    """Cost of W and its factor: 2 NC P^2 + P^3 / 3 operations, 8 (2 P^2) bytes.
+    """Cost of W and its factor: NC P^2 + P^3 / 3 operations, 8 (2 P^2) bytes.
 
-    For a last layer N P^2 operations make W: one product a pair of outputs.
+    For a last layer N P^2 / 2 operations make W: half a product a pair of outputs.
     """
     size = jacobian.size
-    rows = data * (1.0 if jacobian.is_readout else 2.0 * outputs)
+    rows = data * (0.5 if jacobian.is_readout else outputs)
     return SpaceCost(rows * size**2 + size**3 / 3, 16.0 * size**2 + 2**28)
 
 
@@ -236,8 +237,7 @@ class Step(eqx.Module):
         if hessian is not None:
             return readout_pairs(factors, hessian, self.deviations)
         r = dense(factors, self.deviations)
-        flat = r.reshape(-1, r.shape[-1])
-        return flat.T @ flat
+        return self_product(r.reshape(-1, r.shape[-1]))
 
 
 def _numbers(jacobian: Jacobian, outputs: int) -> int:
@@ -260,13 +260,12 @@ def weight_space(
     """W from one pass over the data in chunks that fit `CHUNK_BYTES`."""
     deviations = roots(variances)
     size = fitting(_numbers(jacobian, outputs), 8)
-    if jacobian.is_readout:
-        size = min(size, max(1, CACHED_NUMBERS * outputs // jacobian.size))
+    if jacobian.is_readout and (fisher is None or isinstance(fisher, ExactFisher)):
+        size = chunk_rows(jacobian.size // outputs, size)
     seen = accumulate(Step(deviations), jacobian, likelihood, examples, size, fisher)
-    matrix, order = seen.total, None
-    if jacobian.is_readout:
-        order = places(jacobian, outputs)
-        if isinstance(matrix, tuple):
-            matrix = assembled(matrix, order)
-    found = WeightSpace(Square.of(matrix), deviations, jacobian.sizes, order)
-    return found, seen.summary
+    order = places(jacobian, outputs) if jacobian.is_readout else None
+    if order is not None and isinstance(seen.total, tuple):
+        square = Square(assembled(seen.total, order))
+    else:
+        square = Square.of(seen.total)
+    return WeightSpace(square, deviations, jacobian.sizes, order), seen.summary

@@ -52,6 +52,8 @@ class AbstractLikelihood(eqx.Module):
     #: Is `hessian` the derivative of minus `residual`, whatever y? Then products with
     #: it are taken without the matrix, which matters for many outputs.
     canonical: ClassVar[bool] = False
+    #: Does one number added to all outputs change nothing? Then H 1 = 0.
+    shift_invariant: ClassVar[bool] = False
 
     @abc.abstractmethod
     def distribution(self, latent: Float[Array, "*batch C"]) -> dist.Distribution:

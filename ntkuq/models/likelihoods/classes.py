@@ -41,6 +41,7 @@ class Categorical(AbstractLikelihood):
     classes: ClassVar[bool] = True
     continuous: ClassVar[bool] = False
     canonical: ClassVar[bool] = True
+    shift_invariant: ClassVar[bool] = True
 
     def distribution(self, latent: Float[Array, "*batch C"]) -> dist.Distribution:
         return dist.CategoricalLogits(latent)

@@ -41,7 +41,9 @@ def change_gram(new: Factors, old: Factors) -> Float[Array, "N C N C"]:
 
 def _gram(like: Factors, left: list[Factor], right: list[Factor]) -> Array:
     one = Factors(like.outputs, tuple(left), like.weighed)
-    two = Factors(like.outputs, tuple(right), like.weighed)
+    two = one
+    if right is not left:
+        two = Factors(like.outputs, tuple(right), like.weighed)
     return gram(one, two, [jnp.ones((), like.outputs.dtype) for _ in left])
 
 
