@@ -16,7 +16,7 @@ from ntkuq.linearize.sites import Site
 
 #: Bytes that one chunk of factors may take (a chunk is what is alive at once); less
 #: where little memory is free.
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**27
 
 
 def chunk_size(jacobian: Jacobian, outputs: int, itemsize: int) -> int:

@@ -168,13 +168,20 @@ def test_curves_are_thinned_and_the_best_chosen():
 
 
 def test_training_ends_where_the_goal_is_far_behind_or_out_of_reach():
-    def halve(factor):
+    def multiply(factor):
         return lambda carry, _: (carry * factor, carry * factor)
 
-    for factor, count in ((1e-5, 2), (0.5, 5), (np.inf, 1)):
-        end, squares = trained(halve(factor), jnp.ones(()), jnp.ones(()), 5)
+    for factor, first, count in (
+        (1e-5, 1.0, 2),
+        (0.5, 1.0, 5),
+        (np.inf, 1.0, 1),
+        (np.nan, 1.0, 1),
+        (0.5, 0.0, 0),
+    ):
+        begin = jnp.full((), first)
+        end, squares = trained(multiply(factor), begin, begin, 5)
         assert len(taken(np.asarray(squares))) == count + 1
-        assert float(end) == np.asarray(squares)[count]
+        np.testing.assert_array_equal(end, squares[count])
 
 
 def row(constant, rates, condition, descent, natural=5.0):

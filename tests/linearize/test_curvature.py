@@ -25,6 +25,7 @@ from ntkuq.linearize import (
     weight_space,
 )
 from ntkuq.linearize.curvature.forms import Block, Rotated
+from ntkuq.linearize.curvature.kfac import Form, Pair, decompose, forms_of
 from ntkuq.models import Categorical, Gaussian, cast
 from tests.linearize.networks import KEY, NETWORKS
 from tests.oracle import dense as oracle
@@ -438,26 +439,23 @@ def test_sampled_gradients_do_not_depend_on_the_chunks(monkeypatch):
         np.testing.assert_allclose(one, two, rtol=1e-12)
 
 
-def test_equal_outputs_of_classes_have_no_curvature_in_float32():
+def test_equal_outputs_of_classes_have_no_curvature():
     """One number added to all outputs changes no probability: an exact eigenvalue 0.
 
-    Sums in float32 leave 1e-7 of the largest one, which many large inputs make more
-    than the prior's.
+    Sums in float32 leave 1e-7 of the largest one, which many data make more than the
+    prior's.
     """
-    with jax.enable_x64(False):
-        mlp = eqx.nn.MLP(4, 3, 6, 1, key=jax.random.key(0))
-        x = 10 * jax.random.normal(jax.random.key(1), (3_000, 4))
-        problem = (
-            Jacobian.at(mlp, x[0]),
-            Categorical(),
-            Examples(x, jnp.arange(len(x)) % 3),
-            [jnp.ones(()) for _ in range(4)],
-            3,
-        )
-        for make in (kronecker_blocks, corrected_blocks):
-            found, _ = make(*problem, sharing=Expand())
-            *_, weight, bias = found.blocks
-            for values in (weight.values.max(axis=1), bias.values):
-                assert values.dtype == jnp.float32
-                assert np.sort(values)[0] < 1e-12 * np.max(values)
-                assert np.sort(values)[1] > 1e-3 * np.max(values)
+    case = of("mlp")
+    found, _ = kronecker_blocks(*case.problem, case.c, sharing=Expand())
+    centered = [form.centered for form in found.statistics.forms]
+    assert centered == [False, False, False, False, True, True]
+    forms = forms_of(case.jacobian, Expand(), invariant=Gaussian(1.0).shift_invariant)
+    assert not any(form.centered for form in forms)
+    left_over = jnp.diag(jnp.array([2.0, 2.0])) - jnp.ones((2, 2)) + 1e-7
+    for kind in ("kronecker", "block"):
+        value = Pair(left_over, jnp.eye(3)) if kind == "kronecker" else left_over
+        for one, least in ((True, 0.0), (False, 2e-7)):
+            block = decompose(value, Form(kind, 1, True, one), np.dtype(float), 1)
+            values = np.asarray(block.values).reshape(2, -1)
+            np.testing.assert_allclose(values.min(), least, rtol=1e-6, atol=1e-12)
+            np.testing.assert_allclose(values.max(), 2.0)

@@ -435,6 +435,8 @@ def test_a_compiled_product_takes_another_linearization():
         whole = lx.linearise(op)
         close(whole.as_matrix(), matrix)
         close(whole.T.mv(v), matrix @ v)
+        close(lx.diagonal(whole), np.diagonal(matrix))
+        assert lx.is_positive_semidefinite(whole)
         assert lx.linearise(whole) is whole
         assert whole.in_structure() == whole.out_structure() == op.in_structure()
 

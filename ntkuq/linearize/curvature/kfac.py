@@ -246,7 +246,7 @@ class _Statistics(eqx.Module):
 
 def _decomposed(statistics: _Statistics, variances: list[Array], count: int) -> Blocks:
     made = tuple(
-        _decompose(value, form, variance.dtype, count)
+        decompose(value, form, variance.dtype, count)
         for value, form, variance in zip(
             statistics.sums, statistics.forms, variances, strict=True
         )
@@ -254,7 +254,7 @@ def _decomposed(statistics: _Statistics, variances: list[Array], count: int) -> 
     return Blocks.of(made, statistics, variances, count)
 
 
-def _decompose(
+def decompose(
     value: Any, form: Form, dtype: np.dtype, count: int
 ) -> Rotated | Block | Diag:
     """Eigendecompose a block in float64; keep it in the network's dtype."""

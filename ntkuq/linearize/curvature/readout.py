@@ -1,7 +1,8 @@
 """The Gauss-Newton matrix of a last layer, from its inputs and the Hessians alone.
 
 Outputs W a + b: with a~ = (a, 1), G[(c, i), (d, j)] = sum_n H_n[c, d] a~_ni a~_nj. One
-matrix product for each pair c <= d; nothing of size C x P for an example.
+matrix product for each pair c <= d; nothing of size C x P for an example. Where H 1 = 0
+(classes), the blocks of the last output are minus the sums of the others.
 """
 
 from __future__ import annotations
@@ -57,16 +58,21 @@ def places(jacobian: Jacobian, outputs: int) -> tuple[tuple[int, ...], ...]:
 
 
 def readout_pairs(
-    factors: Factors, hessian: Float[Array, "N C C"], deviations: list[Array]
+    factors: Factors,
+    hessian: Float[Array, "N C C"],
+    deviations: list[Array],
+    *,
+    invariant: bool,
 ) -> tuple[Float[Array, "Q _ _"], ...]:
     """sum_n H_n[c, d] a~ a~^T of a chunk, for each of the Q = C (C + 1) / 2 pairs.
 
-    Strips of the upper half of each, every one from the diagonal on: sums over further
-    chunks are taken of these, and `assembled` once.
+    Without the pairs of the last output where H 1 = 0 (`invariant`). Strips of the
+    upper half of each, every one from the diagonal on: sums over further chunks are
+    taken of these, and `assembled` once.
     """
     dtype = deviations[0].dtype
     a = extended(factors, deviations).astype(dtype)
-    upper = np.triu_indices(hessian.shape[-1])
+    upper = np.triu_indices(hessian.shape[-1] - invariant)
     weights = hessian[:, upper[0], upper[1]].astype(dtype)
     size = a.shape[1]
     ends = np.linspace(0, size, 1 + max(1, size // STRIP)).astype(int)
@@ -81,13 +87,15 @@ def readout_pairs(
     return jax.lax.map(one, weights.T)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def assembled(
-    strips: tuple[Float[Array, "Q _ _"], ...], order: tuple[tuple[int, ...], ...]
+    strips: tuple[Float[Array, "Q _ _"], ...],
+    order: tuple[tuple[int, ...], ...],
+    invariant: bool,
 ) -> Float[Array, "P P"]:
     """D G D in the order of the raveled leaves.
 
-    strips: of `readout_pairs`.
+    strips, invariant: of `readout_pairs`.
     order: `places`, as a tuple of rows.
     """
     where = np.asarray(order)
@@ -97,10 +105,14 @@ def assembled(
     )
     # rows below a strip's first one are mirror images too
     pairs = jnp.triu(pairs) + jnp.triu(pairs, 1).mT
-    upper = np.triu_indices(c)
+    upper = np.triu_indices(c - invariant)
     blocks = jnp.zeros((c, c, e, e), pairs.dtype)
     blocks = blocks.at[upper].set(pairs)
     blocks = blocks.at[upper[1], upper[0]].set(pairs)
+    if invariant:
+        last = -jnp.sum(blocks, axis=0)
+        blocks = blocks.at[-1].set(last).at[:, -1].set(last)
+        blocks = blocks.at[-1, -1].set(-jnp.sum(last[:-1], axis=0))
     square = jnp.transpose(blocks, (0, 2, 1, 3)).reshape(c * e, c * e)
     # from the order (c, e) to that of the leaves
     back = np.argsort(where.reshape(-1))

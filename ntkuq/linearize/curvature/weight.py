@@ -230,12 +230,15 @@ class Step(eqx.Module):
     """
 
     deviations: list[Array]
+    invariant: bool = eqx.field(static=True)
 
     def __call__(
         self, factors: Factors, hessian: Float[Array, "N C C"] | None = None
     ) -> Float[Array, "P P"] | tuple[Float[Array, "Q _ _"], ...]:
         if hessian is not None:
-            return readout_pairs(factors, hessian, self.deviations)
+            return readout_pairs(
+                factors, hessian, self.deviations, invariant=self.invariant
+            )
         r = dense(factors, self.deviations)
         return self_product(r.reshape(-1, r.shape[-1]))
 
@@ -262,10 +265,12 @@ def weight_space(
     size = fitting(_numbers(jacobian, outputs), 8)
     if jacobian.is_readout and (fisher is None or isinstance(fisher, ExactFisher)):
         size = chunk_rows(jacobian.size // outputs, size)
-    seen = accumulate(Step(deviations), jacobian, likelihood, examples, size, fisher)
+    invariant = likelihood.shift_invariant
+    step = Step(deviations, invariant)
+    seen = accumulate(step, jacobian, likelihood, examples, size, fisher)
     order = places(jacobian, outputs) if jacobian.is_readout else None
     if order is not None and isinstance(seen.total, tuple):
-        square = Square(assembled(seen.total, order))
+        square = Square(assembled(seen.total, order, invariant))
     else:
         square = Square.of(seen.total)
     return WeightSpace(square, deviations, jacobian.sizes, order), seen.summary

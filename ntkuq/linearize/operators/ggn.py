@@ -104,7 +104,7 @@ def ggn_operator(
         likelihood: gives H, the Hessian of minus its log over the outputs.
         x: inputs (N, …).
         y: targets (N, …), for likelihoods whose H depends on them.
-        batch_size: examples at a time; `None`: what fits into 64 MiB.
+        batch_size: examples at a time; `None`: what fits into 128 MiB.
 
     References: Schraudolph 2002; Martens 2020 (arXiv 1412.1193).
 
@@ -145,7 +145,7 @@ def fisher_operator(
         likelihood: of the targets.
         x, y: inputs and targets, (N, …).
         fisher: what stands in S: `SampledFisher`, `EmpiricalFisher`, `ExactFisher`.
-        batch_size: examples at a time; `None`: what fits into 64 MiB.
+        batch_size: examples at a time; `None`: what fits into 128 MiB.
 
     References: Kunstner, Balles, Hennig 2019 (arXiv 1905.12558).
 

@@ -30,7 +30,7 @@ class HessianOperator(lx.AbstractLinearOperator):
         x, y: inputs and targets, (N, …).
         precision: of the Gaussian prior, `per_leaf(jacobian, precisions)`; `None`
             leaves the prior out.
-        batch_size: examples at a time; `None`: what fits into 64 MiB.
+        batch_size: examples at a time; `None`: what fits into 128 MiB.
 
     References: Pearlmutter 1994.
 

@@ -75,7 +75,7 @@ class JacobianOperator(lx.AbstractLinearOperator):
         seed: what weighs the outputs, as in `Jacobian.factors`: (f (C,), *extra of one
             example) -> S (C, K), such as `likelihood.hessian_sqrt`. `None`: S = I.
         extra: further arguments of `seed`, with leading axis N, such as targets.
-        batch_size: examples at a time; `None`: what fits into 64 MiB.
+        batch_size: examples at a time; `None`: what fits into 128 MiB.
 
     >>> import equinox as eqx, jax, jax.numpy as jnp
     >>> line = eqx.nn.Linear(2, 1, key=jax.random.key(0))

@@ -152,7 +152,7 @@ def ntk_operator(
         jacobian: where to linearize, and the leaves that vary.
         x: inputs (N, …).
         variances: one number, (), for each leaf.
-        batch_size: examples at a time; `None`: what fits into 64 MiB.
+        batch_size: examples at a time; `None`: what fits into 128 MiB.
 
     References: Jacot, Gabriel, Hongler 2018 (arXiv 1806.07572).
 
@@ -188,7 +188,7 @@ def dual_ggn_operator(
         x: inputs (N, …).
         variances: one number, (), for each leaf.
         y: targets (N, …), for likelihoods whose H depends on them.
-        batch_size: examples at a time; `None`: what fits into 64 MiB.
+        batch_size: examples at a time; `None`: what fits into 128 MiB.
     """
     root = root_of_hessian(jacobian, likelihood, x, y, batch_size=batch_size)
     return NTKOperator(root, per_leaf(jacobian, variances))
