@@ -451,11 +451,15 @@ def test_equal_outputs_of_classes_have_no_curvature():
     assert centered == [False, False, False, False, True, True]
     forms = forms_of(case.jacobian, Expand(), invariant=Gaussian(1.0).shift_invariant)
     assert not any(form.centered for form in forms)
-    left_over = jnp.diag(jnp.array([2.0, 2.0])) - jnp.ones((2, 2)) + 1e-7
+    left_over = jnp.array([[1.001, -0.999], [-0.999, 1.001]], jnp.float32)
     for kind in ("kronecker", "block"):
-        value = Pair(left_over, jnp.eye(3)) if kind == "kronecker" else left_over
-        for one, least in ((True, 0.0), (False, 2e-7)):
+        value = (
+            Pair(left_over, jnp.eye(3, dtype=jnp.float32))
+            if kind == "kronecker"
+            else left_over
+        )
+        for one, least in ((True, 0.0), (False, 2e-3)):
             block = decompose(value, Form(kind, 1, True, one), np.dtype(float), 1)
             values = np.asarray(block.values).reshape(2, -1)
-            np.testing.assert_allclose(values.min(), least, rtol=1e-6, atol=1e-12)
-            np.testing.assert_allclose(values.max(), 2.0)
+            np.testing.assert_allclose(values.min(), least, rtol=1e-4, atol=1e-12)
+            np.testing.assert_allclose(values.max(), 2.0, rtol=1e-6)

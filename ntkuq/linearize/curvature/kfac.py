@@ -275,9 +275,12 @@ def decompose(
 
 
 def _centered(matrix: Array, form: Form) -> np.ndarray:
-    """In float64; of outputs that only differ, without what all have in common."""
+    """In float64; a float32 sum over outputs that only differ, without what they share.
+
+    Rounding of a float64 sum is below any prior.
+    """
     found = np.asarray(matrix, np.float64)
-    if not form.centered:
+    if not form.centered or matrix.dtype == found.dtype:
         return found
     rows = found - found.mean(axis=0)
     return rows - rows.mean(axis=1, keepdims=True)
