@@ -84,7 +84,7 @@ def symmetric_tiles(
 
     # the tile of the last block with itself comes last: it writes again, symmetrically,
     # what the block may share with the one before
-    pairs = np.stack(np.tril_indices(blocks.number), axis=1)
+    pairs = jnp.asarray(np.stack(np.tril_indices(blocks.number), axis=1))
     found, _ = jax.lax.scan(step, jnp.zeros(like.shape, like.dtype), pairs)
     return found
 
