@@ -140,6 +140,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Seconds above, memory below, one column an axis; estimates dashed."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     axes = list(dict.fromkeys(row["axis"] for row in rows))
     with mpl.rc_context({"svg.hashsalt": "scaling", "font.size": 9}):
@@ -170,7 +171,22 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             panel_row[0].set_ylabel(label)
         for axis, panel in zip(axes, panels[1], strict=True):
             panel.set_xlabel(axis)
-        panels[0][0].legend(fontsize=8, title="dashed: estimated", title_fontsize=8)
+            sizes = sorted({row[axis] for row in rows if row["axis"] == axis})
+            panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            panel.xaxis.set_minor_locator(NullLocator())
+        for panel in panels.flat:
+            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_locator(NullLocator())
+        lines, labels = panels[0][0].get_legend_handles_labels()
+        figure.legend(
+            lines,
+            labels,
+            loc="outside lower center",
+            ncols=4,
+            title="dashed: estimated",
+            frameon=False,
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
