@@ -46,7 +46,7 @@ def function_space_cost(jacobian: Jacobian, data: int, outputs: int) -> SpaceCos
     """
     nc = data * outputs
     numbers = factor_numbers(jacobian, outputs)
-    products = 1.0 * nc * data * numbers
+    products = float(nc * data * numbers)
     return SpaceCost(
         nc**3 / 3 + products + 4.0 * nc**2 * len(jacobian.subset),
         32.0 * nc**2 + 8.0 * data * numbers,
@@ -100,13 +100,13 @@ class FunctionSpace(AbstractCurvature):
         return log_det_plus_one(scale * _flat_gram(self.train, variances))
 
     def with_variances(self, variances):
-        square = Square.of(_train_gram(self.train, variances))
+        square = Square(_train_gram(self.train, variances))
         return FunctionSpace(square, self.jacobian, self.train, variances)
 
     def merge(self, other):
         other = same_kind(self, other)
         train = jax.tree.map(lambda *a: jnp.concatenate(a), self.train, other.train)
-        square = Square.of(_train_gram(train, self.variances))
+        square = Square(_train_gram(train, self.variances))
         return FunctionSpace(square, self.jacobian, train, self.variances)
 
 
