@@ -90,7 +90,7 @@ class Autoencoder:
         for name, value in found.items():
             print(f"{name}: {value}")
         given = dataclasses.asdict(self) | {"kfac_python": self.kfac_python is not None}
-        content = given | {"out": str(self.out), "summary": found, "runs": runs}
+        content = given | {"out": self.out.name, "summary": found, "runs": runs}
         print(f"\nwritten {save(self.out, 'autoencoder', content)}")
 
     def run(self, seed: int) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from ntkuq.optimization import LevenbergMarquardt, QuadraticModel, kfac
 PEER = Path(__file__).parent / "peers" / "kfac_jax_run.py"
 #: Of the mean over the images, as kfac-jax has them (`examples/autoencoder_mnist`).
 L2, DAMPING = 1e-5, 150.0
-#: Steps from one inversion to the next: the shortest time that may be compared.
+#: Steps from one inversion, and one change of the damping, to the next: the shortest
+#: time that may be compared.
 CYCLE = 5
 
 
@@ -56,6 +57,9 @@ class Pixels(AbstractLikelihood):
     def log_prob(self, latent, y):
         y = jnp.asarray(y, latent.dtype)
         return jnp.sum(y * latent - jax.nn.softplus(latent))
+
+    def residual(self, latent, y):
+        return jnp.asarray(y, latent.dtype) - jax.nn.sigmoid(latent)
 
     def hessian(self, latent, y=None):
         return self.hessian_sqrt(latent, y) ** 2
@@ -131,10 +135,11 @@ class Ours:
             likelihood,
             damping=LevenbergMarquardt(
                 initial=DAMPING * total,
-                down=0.95,
-                up=1 / 0.95,
+                down=0.95**CYCLE,
+                up=0.95**-CYCLE,
                 least=1e-5 * total,
                 most=1e3 * total,
+                every=CYCLE,
             ),
             learning_rate=QuadraticModel(),
             every=CYCLE,

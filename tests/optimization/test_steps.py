@@ -198,6 +198,49 @@ def test_a_worse_step_is_rejected_and_the_parameters_are_kept():
         assert losses[-1] < 0.5 * losses[0]
 
 
+def test_damping_changes_where_it_is_checked():
+    """After the first step and every third: between them nothing is evaluated."""
+    with jax.enable_x64(True):
+        model, x, y = problem(Gaussian(1.0), 2)
+        rule = LevenbergMarquardt(1.0, down=0.5, high=0.0, low=0.0, every=3)
+        often = LevenbergMarquardt(1.0, down=0.5, high=0.0, low=0.0)
+        found = []
+        for damping in (rule, often):
+            transform = natural_gradient(model, Gaussian(1.0), damping=damping)
+            params = parameters(model)
+            state = transform.init(params)
+            update = jax.jit(lambda p, s, t=transform: t.update(p, s, p, x=x, y=y))
+            seen = []
+            for _ in range(7):
+                before = float(state[0].damping)
+                updates, state = update(params, state)
+                params = optax.apply_updates(params, updates)
+                seen.append((float(state[0].ratio), float(state[0].damping) / before))
+            found.append(seen)
+        told, factors = zip(*found[0], strict=True)
+        checked = [True, False, True, False, False, True, False]
+        assert [bool(np.isfinite(ratio)) for ratio in told] == checked
+        assert list(factors) == [0.5 if here else 1.0 for here in checked]
+        # the first steps, at equal damping, are judged alike
+        assert told[0] == pytest.approx(found[1][0][0], rel=1e-12)
+        with pytest.raises(ValueError, match="every >= 1"):
+            LevenbergMarquardt(every=0)
+
+
+def test_a_step_that_is_not_finite_is_rejected_between_checks():
+    model, x, y = problem(Gaussian(1.0), 2)
+    rule = LevenbergMarquardt(initial=1.0, every=5)
+    transform = natural_gradient(model, Gaussian(1.0), damping=rule)
+    params = parameters(model)
+    _, state = transform.update(params, transform.init(params), params, x=x, y=y)
+    before = float(state[0].damping)
+    broken = y.at[0, 0].set(jnp.nan)
+    updates, state = transform.update(params, state, params, x=x, y=broken)
+    assert not np.any(jax.flatten_util.ravel_pytree(updates)[0])
+    assert int(state[0].rejected) == 1
+    assert float(state[0].damping) == pytest.approx(4 * before)
+
+
 def test_targets_that_are_not_finite_leave_the_parameters_alone():
     model, x, y = problem(Gaussian(1.0), 2)
     y = y.at[3, 0].set(jnp.nan)

@@ -37,6 +37,7 @@ from ntkuq.linearize.jacobian import (
     Readout,
     Rows,
 )
+from ntkuq.linearize.triangular import self_product
 from ntkuq.models import AbstractLikelihood
 
 
@@ -69,9 +70,9 @@ class Expand(AbstractSharing):
     def pair(self, leaf):
         g = leaf.g.reshape(-1, leaf.g.shape[-1])
         if isinstance(leaf, Rows):
-            return Pair(g.T @ g, _counts(leaf))
+            return Pair(self_product(g), _counts(leaf))
         a = leaf.a.reshape(-1, leaf.a.shape[-1])
-        return Pair(g.T @ g, a.T @ a)
+        return Pair(self_product(g), self_product(a))
 
     def copies(self, positions):
         return positions
@@ -92,7 +93,7 @@ class Reduce(AbstractSharing):
         if isinstance(leaf, Rows):
             leaf = leaf.outer()
         a = jnp.mean(leaf.a, axis=1)
-        return Pair(g.T @ g, a.T @ a)
+        return Pair(self_product(g), self_product(a))
 
     def copies(self, positions):
         del positions
@@ -180,7 +181,7 @@ class Step(eqx.Module):
 def _readout(form: Form, leaf: Readout, hessian: Float[Array, "N C C"]) -> Any:
     """The same for a last layer, whose gradients are the Hessian's square root."""
     if form.kind == "kronecker":
-        return Pair(jnp.sum(hessian, axis=0), leaf.a.T @ leaf.a)
+        return Pair(jnp.sum(hessian, axis=0), self_product(leaf.a))
     if form.kind == "block":  # the bias: ones for inputs
         return jnp.einsum("ncd,n->cd", hessian, leaf.a[:, 0] ** 2)
     each = jnp.diagonal(hessian, axis1=-2, axis2=-1)

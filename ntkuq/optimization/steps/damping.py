@@ -31,7 +31,12 @@ class AbstractDamping(eqx.Module):
     @property
     @abc.abstractmethod
     def checks(self) -> bool:
-        """Is the objective evaluated after each step, and a worse one rejected?"""
+        """Is the objective evaluated after a step, and a worse one rejected?"""
+
+    @property
+    def interval(self) -> int:
+        """Steps from one check to the next."""
+        return 1
 
 
 class Constant(AbstractDamping):
@@ -66,7 +71,8 @@ class LevenbergMarquardt(AbstractDamping):
     """Less where the quadratic model predicts well, more where it does not.
 
     A step that makes the objective larger, or not finite, is rejected: the parameters
-    are kept and the next step is shorter.
+    are kept and the next step is shorter. Of steps between checks only those that are
+    not finite themselves are.
 
     Args:
         initial: damping of the first step.
@@ -75,6 +81,8 @@ class LevenbergMarquardt(AbstractDamping):
         high, low: a step is good where the decrease is more than this share of the
             predicted one, bad below the other.
         least, most: bounds.
+        every: steps from one check to the next; the first step is checked too. A check
+            costs a forward pass.
 
     References: Levenberg 1944; Marquardt 1963; Moré 1978; Martens and Grosse 2015
         (arXiv 1503.05671) §6.5 for minibatches.
@@ -94,8 +102,13 @@ class LevenbergMarquardt(AbstractDamping):
     low: float = 0.25
     least: float = 1e-12
     most: float = 1e12
+    every: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
+        if self.every < 1:
+            raise ValueError(
+                f"LevenbergMarquardt: expected every >= 1, got {self.every}"
+            )
         if isinstance(self.initial, float | int) and not self.initial > 0:
             raise ValueError(
                 f"LevenbergMarquardt: expected initial > 0, got {self.initial}"
@@ -120,6 +133,10 @@ class LevenbergMarquardt(AbstractDamping):
     @property
     def checks(self):
         return True
+
+    @property
+    def interval(self):
+        return self.every
 
 
 def as_damping(value: AbstractDamping | ArrayLike) -> AbstractDamping:

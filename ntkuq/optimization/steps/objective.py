@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -101,24 +102,31 @@ class Objective(eqx.Module):
 
         steps: raveled leaves, one list a direction.
         """
-        stacked = [jnp.stack(each) for each in zip(*steps, strict=True)]
-        f, moved = jax.vmap(
-            lambda tangent: self.jacobian.push(self.x, tangent), out_axes=(None, 0)
-        )(stacked)
+        # one pass after the other: the outputs are computed once all the same, and a
+        # batch of directions would transpose all that lies between the layers
+        passes = [self.jacobian.push(self.x, step) for step in steps]
+        f, moved = passes[0][0], [each for _, each in passes]
         residual = jax.vmap(self.likelihood.residual)(f, self.y)
-        counts = self.weight > 0
-        residual = jnp.where(counts[:, None], residual, 0.0)
-        bent = jax.vmap(lambda vector: jax.vmap(self.hessian_times)(f, self.y, vector))(
-            moved
-        )
-        slopes = -jnp.einsum("knc,nc,n->k", moved, residual, self.weight)
-        weighed = self.weight[:, None] * bent
-        curvature = jnp.einsum("knc,jnc->kj", moved, weighed)
+        residual = jnp.where((self.weight > 0)[:, None], residual, 0.0)
+        bent = [jax.vmap(self.hessian_times)(f, self.y, each) for each in moved]
+
+        def summed(one: Array, two: Array) -> Array:
+            return jnp.dot(jnp.sum(one * two, axis=-1), self.weight)
+
+        slopes = -jnp.stack([summed(each, residual) for each in moved])
+        curvature = _symmetric(summed, moved, bent)
         lengths = jnp.zeros_like(curvature)
-        here = zip(stacked, self.leaves, self.center, self.precision, strict=True)
-        for step, leaf, center, precision in here:
-            product = step @ step.T
-            slopes = slopes + precision * (step @ (leaf - center))
+        here = zip(
+            zip(*steps, strict=True),
+            self.leaves,
+            self.center,
+            self.precision,
+            strict=True,
+        )
+        for parts, leaf, center, precision in here:
+            product = _symmetric(jnp.dot, parts, parts)
+            pull = jnp.stack([jnp.dot(part, leaf - center) for part in parts])
+            slopes = slopes + precision * pull
             curvature = curvature + precision * product
             lengths = lengths + product
         return Along(slopes, curvature, lengths)
@@ -135,6 +143,19 @@ class Objective(eqx.Module):
             return likelihood.residual(f, y)
 
         return -jax.jvp(residual, (latent,), (vector,))[1]
+
+
+def _symmetric(
+    product: Callable[[Array, Array], Array],
+    left: Sequence[Array],
+    right: Sequence[Array],
+) -> Float[Array, "k k"]:
+    """A few products of pairs that are known to be symmetric."""
+    rows = [
+        [product(left[max(i, j)], right[min(i, j)]) for j in range(len(left))]
+        for i in range(len(left))
+    ]
+    return jnp.array(rows)
 
 
 def _target(

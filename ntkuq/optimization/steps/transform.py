@@ -34,7 +34,7 @@ class NaturalGradientState(AbstractRecord):
         jitter: what the last linear system needed on its diagonal beyond the damping;
             infinite where it could not be solved.
         ratio: realized over predicted decrease of the last step; NaN where the damping
-            does not ask for it.
+            did not ask for it.
         rate: the share of the direction that was taken.
         rejected: steps rejected so far; the parameters were kept.
         in_a_row: steps rejected since the last that was taken.
@@ -213,12 +213,18 @@ class SecondOrder(eqx.Module):
         taken = self.rate(objective, found.step, previous, state.damping, state.count)
         accepted = _finite(taken.step)
         ratio = jnp.full_like(state.ratio, jnp.nan)
+        told = jnp.asarray(True)
         if self.damping.checks:
-            ratio = _ratio(objective, taken, size)
-            accepted = accepted & (ratio > 0)
+            interval = self.damping.interval
+            # the first step is the least known
+            told = (state.count == 0) | ((state.count + 1) % interval == 0)
+            ratio = _ratio(objective, taken, size, None if interval == 1 else told)
+            accepted = accepted & ((ratio > 0) | ~told)
         step = [jnp.where(accepted, leaf, 0.0) for leaf in taken.step]
         last = step if isinstance(self.rate, QuadraticModel) else found.step
         after = self.damping.after(state.damping, jnp.where(accepted, ratio, -1.0))
+        # nothing is known of a step between checks
+        after = jnp.where(told | ~accepted, after, state.damping)
         state = NaturalGradientState(
             count=state.count + 1,
             damping=after,
@@ -323,17 +329,25 @@ class SecondOrder(eqx.Module):
             )
 
 
-def _ratio(objective: Objective, taken, size: Array) -> Array:
-    """Realized over predicted decrease of the objective."""
+def _ratio(objective: Objective, taken, size: Array, wanted: Array | None) -> Array:
+    """Realized over predicted decrease of the objective; NaN where not wanted."""
     along = objective.along([taken.step]) if taken.along is None else taken.along
     predicted = -(along.slopes[0] + 0.5 * along.curvature[0, 0])
     before = objective.value(objective.leaves)
-    moved = [a + s for a, s in zip(objective.leaves, taken.step, strict=True)]
-    after = objective.value(moved)
+
+    def reached() -> Array:
+        moved = [a + s for a, s in zip(objective.leaves, taken.step, strict=True)]
+        return objective.value(moved)
+
+    if wanted is None:
+        after = reached()
+    else:
+        after = jax.lax.cond(wanted, reached, lambda: jnp.full_like(before, jnp.nan))
     # below rounding both decreases are noise, and the step is as good as any
     noise = 4 * jnp.finfo(before.dtype).eps * jnp.maximum(jnp.abs(before), size)
     ratio = (before - after + noise) / (jnp.abs(predicted) + noise)
-    return jnp.where(jnp.isfinite(after), ratio, -1.0)
+    found = jnp.where(jnp.isfinite(after), ratio, -1.0)
+    return found if wanted is None else jnp.where(wanted, found, jnp.nan)
 
 
 def _finite(step: list[Array]) -> Bool[Array, ""]:
