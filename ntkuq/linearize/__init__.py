@@ -15,6 +15,7 @@ from ntkuq.linearize.curvature import (
     EmpiricalFisher as EmpiricalFisher,
     ExactFisher as ExactFisher,
     Expand as Expand,
+    FunctionCovariance as FunctionCovariance,
     FunctionSpace as FunctionSpace,
     LowRankCurvature as LowRankCurvature,
     Reduce as Reduce,

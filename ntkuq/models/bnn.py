@@ -75,17 +75,21 @@ class BNN(eqx.Module):
     @property
     def model(self) -> PyTree:
         """The trained network in inference mode (dropout and batch statistics off)."""
+        return eqx.nn.inference_mode(self._trained)
+
+    @property
+    def _trained(self) -> PyTree:
         if self.network.trained is None:
             raise ValueError(
                 "expected a trained network, got a builder only: train it first, "
                 "bnn = MAP().fit(bnn, data, key=key).bnn"
             )
-        return eqx.nn.inference_mode(self.network.trained)
+        return self.network.trained
 
     @property
     def parameters(self) -> PyTree:
         """The trained parameters."""
-        return parameters(self.model)
+        return parameters(self._trained)
 
     @property
     def dtype(self) -> np.dtype:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 from jaxtyping import Array, Float, PyTree
@@ -35,7 +35,9 @@ class AbstractPosterior(eqx.Module):
     bnn: eqx.AbstractVar[BNN]
     hyperparameters: eqx.AbstractVar[tuple[Hyperparameter, ...]]
     log_marginal_likelihood: eqx.AbstractVar[float | None]
-    diagnostics: eqx.AbstractVar[dict[str, Any]]
+    if TYPE_CHECKING:
+        # a field, or a property where some of it is computed when it is asked for
+        diagnostics: dict[str, Any]
 
     @abc.abstractmethod
     def predict(self, x: PyTree) -> Predictive:

@@ -47,6 +47,7 @@ from ntkuq.posteriors.base import AbstractPosterior, Cost, Joint
 from ntkuq.posteriors.laplace.evidence import (
     Fit,
     Tuned,
+    effective,
     keep,
     log_evidence,
     maximize,
@@ -190,7 +191,7 @@ def fit_empirical(bnn: BNN, data: Dataset, tune: AbstractTune) -> EmpiricalPoste
         log_marginal_likelihood=evidence,
         diagnostics={
             "view": f"{space} space",
-            "effective parameters": tuned.effective,
+            "effective parameters": effective(tuned.effective, covariance),
             "rounds": done,
             "converged": close and bool(settled),
             "residual": float(residual),

@@ -22,7 +22,7 @@ from ntkuq.models.hyperparameters import (
 from ntkuq.models.train import numbered
 from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Cost
 from ntkuq.posteriors.checkpoints import checkpoint_of
-from ntkuq.posteriors.laplace.evidence import Tuned
+from ntkuq.posteriors.laplace.evidence import Tuned, effective
 from ntkuq.posteriors.laplace.method import choose
 from ntkuq.posteriors.laplace.posterior import retuned, tuned_hyperparameters
 from ntkuq.posteriors.laplace.problem import Linearized, linearized_problem
@@ -123,7 +123,7 @@ class MAP(AbstractMethod):
             log_marginal_likelihood=tuned.log_evidence,
             diagnostics={
                 "gradient norm": float(problem.gradient(tuned.tau, tuned.noise).norm),
-                "effective parameters": tuned.effective,
+                "effective parameters": effective(tuned.effective, tuned.covariance),
                 "losses": losses,
             },
         )

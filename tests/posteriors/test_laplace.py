@@ -97,6 +97,10 @@ def test_covariance_and_evidence_are_the_dense_ones(name, structure):
     assert posterior.diagnostics["effective parameters"] == pytest.approx(
         effective, rel=1e-8
     )
+    if structure == "function":
+        # it takes an inverse, which no prediction needs; its bound takes none
+        assert posterior.reported["effective parameters"] is None
+        assert 0.2 * effective < posterior.covariance.least_effective() < effective
     v = np.random.default_rng(0).standard_normal(len(theta))
     sizes = [leaf.size for leaf in posterior.jacobian.leaves]
     parts = jnp.split(jnp.asarray(v), np.cumsum(sizes)[:-1])

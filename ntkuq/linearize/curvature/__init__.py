@@ -20,6 +20,7 @@ from ntkuq.linearize.curvature.fisher import (
     SampledFisher as SampledFisher,
 )
 from ntkuq.linearize.curvature.function import (
+    FunctionCovariance as FunctionCovariance,
     FunctionSpace as FunctionSpace,
     function_space as function_space,
     function_space_cost as function_space_cost,

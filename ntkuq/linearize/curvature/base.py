@@ -63,12 +63,13 @@ class Evaluated(NamedTuple):
 
     covariance: (1/tau) (L0 + t G)^-1.
     log_det: log det(I + t L0^-1 G).
-    effective: the effective number of parameters.
+    effective: the effective number of parameters; `None` where it would take more than
+        all the rest and the covariance has it (`FunctionCovariance.effective`).
     """
 
     covariance: AbstractCovariance
     log_det: float
-    effective: float
+    effective: float | None
 
 
 class AbstractCurvature(eqx.Module):

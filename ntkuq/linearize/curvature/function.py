@@ -91,10 +91,7 @@ class FunctionSpace(AbstractCurvature):
 
     def at(self, tau: float, t: float):
         covariance = self.covariance(tau, t)
-        _, trace = inverse_factor(covariance.factor)
-        log_det = float(log_det_of(covariance.factor))
-        effective = self.square.matrix.shape[0] - float(trace)
-        return Evaluated(covariance, log_det, effective)
+        return Evaluated(covariance, float(log_det_of(covariance.factor)), None)
 
     def log_det_at(self, variances, scale):
         return log_det_plus_one(scale * _flat_gram(self.train, variances))
@@ -120,6 +117,30 @@ class FunctionCovariance(AbstractCovariance):
     t: Float[Array, ""]
     jitter: Float[Array, ""]
     sizes: tuple[int, ...] = eqx.field(static=True)
+
+    def effective(self) -> float:
+        """The effective number of parameters, tr(t K (I + t K)^-1)."""
+        with jax.enable_x64(self._double):
+            _, trace = inverse_factor(self.factor)
+            return self.factor.shape[0] - float(trace)
+
+    def least_effective(self) -> float:
+        """A lower bound of it that takes no inverse.
+
+        It is the sum of 1 - exp(-l) over l = log(1 + eigenvalue), concave in l: above
+        the chord from 0 to the largest l, which log(1 + trace) bounds.
+        """
+        with jax.enable_x64(self._double):
+            trace = float(jnp.sum(self.factor**2)) - self.factor.shape[0]
+            log_det = float(log_det_of(self.factor))
+        if trace <= 0:
+            return 0.0
+        most = math.log1p(trace)
+        return log_det * -math.expm1(-most) / most
+
+    @property
+    def _double(self) -> bool:
+        return self.factor.dtype == np.float64
 
     def _half(self, factors: Factors) -> Float[Array, "NC M"]:
         cross = gram(self.train, factors, self.variances)

@@ -21,7 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntkuq.linearize import AbstractCovariance, AbstractCurvature
+from ntkuq.linearize import (
+    AbstractCovariance,
+    AbstractCurvature,
+    FunctionCovariance,
+)
 
 
 #: Range of log t that is searched, and the step of the first grid.
@@ -56,6 +60,8 @@ class Tuned(NamedTuple):
 
     layers: where each leaf got a precision of its own: those precisions and the errors
         of their logarithms; then tau is 1.
+    effective: the effective number of parameters; `None` where it was not needed, see
+        `effective`.
     covariance: of the parameters, where it is there already.
     """
 
@@ -65,7 +71,7 @@ class Tuned(NamedTuple):
     log_noise_se: float | None
     at_bound: bool
     log_evidence: float
-    effective: float
+    effective: float | None
     layers: tuple[LayerPrecision, ...] | None = None
     covariance: AbstractCovariance | None = None
 
@@ -90,6 +96,18 @@ def keep(fit: Fit, curvature: AbstractCurvature, tau: float = 1.0) -> Tuned:
         *(tau, 1.0, None, None, False, value, found.effective),
         covariance=found.covariance,
     )
+
+
+def effective(known: float | None, covariance: AbstractCovariance | None) -> float:
+    """The effective number of parameters, computed where it was not needed before."""
+    if known is not None:
+        return known
+    if not isinstance(covariance, FunctionCovariance):
+        raise TypeError(
+            "expected the number of effective parameters, or a covariance in function "
+            f"space, got {type(covariance).__name__}"
+        )
+    return covariance.effective()
 
 
 def maximize(fit: Fit, curvature: AbstractCurvature) -> Tuned:

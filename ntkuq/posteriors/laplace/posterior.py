@@ -17,6 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from ntkuq.data import DataLike
 from ntkuq.linearize import (
     AbstractCovariance,
+    FunctionCovariance,
     FunctionSpace,
     Jacobian,
     LowRankCurvature,
@@ -28,7 +29,7 @@ from ntkuq.models import BNN, AbstractLink, Gaussian, NormalPrior, forward, para
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Joint
 from ntkuq.posteriors.join import concatenate
-from ntkuq.posteriors.laplace.evidence import Tuned
+from ntkuq.posteriors.laplace.evidence import Tuned, effective
 from ntkuq.posteriors.laplace.functions import SampledFunctions
 from ntkuq.posteriors.laplace.layers import Numbers, log_evidence_at
 from ntkuq.posteriors.laplace.problem import Linearized, inverse
@@ -71,9 +72,16 @@ class LaplacePosterior(AbstractPosterior):
     covariance: AbstractCovariance
     hyperparameters: tuple[Hyperparameter, ...]
     log_marginal_likelihood: float
-    diagnostics: dict[str, Any]
+    reported: dict[str, Any]
     link: AbstractLink | None
     units: str | None = eqx.field(static=True)
+
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """How the fit went. What takes time and was not needed is computed here."""
+        name = "effective parameters"
+        known = effective(self.reported[name], self.covariance)
+        return self.reported | {name: known}
 
     @property
     def jacobian(self) -> Jacobian:
@@ -293,7 +301,7 @@ def posterior(
         decrement = float(_decrement(covariance, gradient.leaves))
         norm = float(gradient.norm)
     curvature = problem.curvature
-    diagnostics = {
+    reported = {
         "parameters": problem.jacobian.size,
         "effective parameters": tuned.effective,
         "gradient norm": norm,
@@ -304,7 +312,7 @@ def posterior(
     }
     if isinstance(curvature, WeightSpace | FunctionSpace):
         weight = isinstance(curvature, WeightSpace)
-        diagnostics["view"] = "weight space" if weight else "function space"
+        reported["view"] = "weight space" if weight else "function space"
     fitted = retuned(bnn, problem.jacobian, tuned)
     return LaplacePosterior(
         bnn=fitted,
@@ -314,7 +322,7 @@ def posterior(
         covariance=covariance,
         hyperparameters=tuned_hyperparameters(fitted, tuned, units, problem.jacobian),
         log_marginal_likelihood=tuned.log_evidence,
-        diagnostics=diagnostics,
+        reported=reported,
         link=link,
         units=units,
     )
@@ -323,22 +331,31 @@ def posterior(
 def warn_unless_at_map(found: LaplacePosterior) -> LaplacePosterior:
     """The posterior; `NotAtMAP` where the network is far from where it should be."""
     norm, decrement = (
-        found.diagnostics[name] for name in ("gradient norm", "newton decrement")
+        found.reported[name] for name in ("gradient norm", "newton decrement")
     )
-    effective = found.diagnostics["effective parameters"]
     # directions that a low rank leaves out would count with their prior variance
     whole = not isinstance(found.problem.curvature, LowRankCurvature)
-    if whole and decrement > max(effective, 1.0):
+    if not whole or decrement <= max(_least_effective(found), 1.0):
+        return found
+    count = found.diagnostics["effective parameters"]
+    if decrement > max(count, 1.0):
         warnings.warn(
             f"Laplace: the network is not at its maximum a posteriori: the gradient of "
             f"the log joint has norm {norm:.3g}, and a Newton step would "
             f"gain {decrement / 2:.3g} nats and move the parameters by more than they "
-            f"are uncertain ({effective:.3g} effective parameters). Train longer "
+            f"are uncertain ({count:.3g} effective parameters). Train longer "
             "(MAP), or with the same prior and noise",
             NotAtMAP,
             stacklevel=3,
         )
     return found
+
+
+def _least_effective(found: LaplacePosterior) -> float:
+    known = found.reported["effective parameters"]
+    if known is None and isinstance(found.covariance, FunctionCovariance):
+        return found.covariance.least_effective()
+    return known
 
 
 def retuned(bnn: BNN, jacobian: Jacobian, tuned: Tuned) -> BNN:
