@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-import optax
 
 import ntkuq as nq
 from ntkuq.models.likelihoods import AbstractLikelihood
@@ -103,24 +102,6 @@ def network(arrays: dict[str, np.ndarray]) -> eqx.nn.Sequential:
     return eqx.nn.Sequential(layers)
 
 
-def made(
-    transform: optax.GradientTransformationExtraArgs, params: Any, x: jax.Array
-) -> Any:
-    """The first state, with blocks of zeros, whose weight in the first mean is zero.
-
-    The first update would make them and so change the shape of the state: two programs.
-    """
-    state: Any = transform.init(params)
-
-    def after(params, state, x) -> Any:
-        return transform.update(params, state, params, x=x, y=x)[1]
-
-    with jax.numpy_dtype_promotion("standard"):
-        shapes = jax.eval_shape(after, params, state, x)[0].direction
-    blocks = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    return (eqx.tree_at(lambda one: one.direction, state[0], blocks),)
-
-
 class Ours:
     """`kfac` of this package."""
 
@@ -144,6 +125,7 @@ class Ours:
             learning_rate=QuadraticModel(),
             every=CYCLE,
             prior=nq.NormalPrior(precision=L2 * total),
+            example=(self.x, self.x),
             key=jax.random.key(seed),
         )
 
@@ -163,7 +145,7 @@ class Ours:
         self.step = jax.jit(step, donate_argnums=(0, 1))
         self.loss = jax.jit(loss)
         params = nq.models.parameters(model)
-        begin = params, made(transform, params, self.x)
+        begin = params, transform.init(params)
         # the steps overwrite what they get, and no two arrays may be one
         self.params, self.state = jax.tree.map(jnp.copy, begin)
         # compiled before the clock starts

@@ -17,7 +17,6 @@ from jaxtyping import Array, Float, PyTree
 import ntkuq as nq
 from ntkuq.linearize import ExactFisher
 from ntkuq.models import forward, parameters
-from ntkuq.models.train.lazy import made
 from ntkuq.optimization import kfac
 
 
@@ -229,7 +228,7 @@ def kfac_curve(model: PyTree, problem: Problem, steps: int) -> Curve:
 def _kfac(
     model: PyTree, x: Array, y: Array, steps: int
 ) -> tuple[Float[Array, " S1"], list[Array]]:
-    optimizer = kfac(model, nq.Gaussian(1.0), fisher=ExactFisher())
+    optimizer = kfac(model, nq.Gaussian(1.0), fisher=ExactFisher(), example=(x, y))
     params = parameters(model)
 
     def square(params: PyTree) -> Array:
@@ -243,13 +242,8 @@ def _kfac(
         params = eqx.apply_updates(params, updates)
         return (params, state), square(params)
 
-    # the first step makes the blocks: zeros of their shapes stand for them until then
-    gradient = jax.tree.map(jnp.zeros_like, params)
-    start = made(
-        optimizer.init(params),
-        lambda state: optimizer.update(gradient, state, params, x=x, y=y)[1],
-    )
-    (end, _), squares = trained(step, (params, start), square(params), steps)
+    start = params, optimizer.init(params)
+    (end, _), squares = trained(step, start, square(params), steps)
     return squares, jax.tree.leaves(end)
 
 

@@ -23,9 +23,9 @@ from ntkuq.optimization import FunctionSpace, LevenbergMarquardt, natural_gradie
 #: The error to be reached, as a share of the variance of the targets.
 GOAL = 1e-6
 #: Learning rates of Adam, and over how many updates they decay to zero.
-RATES, DECAYS = (1e-3, 3e-3, 1e-2), (2_000, 10_000)
+RATES, DECAYS = (3e-3, 1e-2, 3e-2), (500, 2_000, 10_000)
 #: Factors on Equinox's initial weights, chosen for each optimizer.
-GAINS = (1.0, 4.0)
+GAINS = (1.0, 4.0, 16.0, 32.0)
 
 
 class Ending(NamedTuple):

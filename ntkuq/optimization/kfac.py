@@ -186,6 +186,7 @@ def kfac(
     every: int = 5,
     decay: float = 0.95,
     prior: AbstractPrior | None = None,
+    example: tuple[PyTree, PyTree] | None = None,
     key: Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Kronecker-factored natural gradient as an optax transformation.
@@ -197,7 +198,8 @@ def kfac(
     gradient is taken: with a prior, with dropout, clipped.
 
     As an optimizer: `Train(kfac(), batch=500)`. In a loop of one's own as
-    `natural_gradient`; the first call of `update` makes the blocks.
+    `natural_gradient`; the first call of `update` makes the blocks, or `init` where it
+    knows the shapes of `example`.
 
     Args:
         model, likelihood, prior: as in `natural_gradient`.
@@ -211,11 +213,15 @@ def kfac(
             pass for each output.
         every: steps between inversions.
         decay: of the running means, in [0, 1).
+        example: a batch (x, y), of which only the shapes are used: for loops that ask
+            for a state of one structure (`jax.lax.scan`, `optax.MultiSteps`,
+            `optax.apply_if_finite`).
         key: of the draws, where `fisher` is not given; `jax.random.key(0)` unless
             given.
 
     Raises:
-        ValueError: for every < 1, a decay outside [0, 1), or a negative damping.
+        ValueError: for every < 1, a decay outside [0, 1), a negative damping, or an
+            example without a network and a likelihood.
 
     References: Martens and Grosse 2015 (arXiv 1503.05671); Grosse and Martens 2016
         (arXiv 1602.01407) for convolutions; Eschenhagen et al. 2023 (arXiv 2311.00636).
@@ -238,6 +244,11 @@ def kfac(
             f"kfac: expected every >= 1 and 0 <= decay < 1, got every={every} and "
             f"decay={decay}"
         )
+    if example is not None and (model is None or likelihood is None):
+        raise ValueError(
+            "kfac: expected a network and a likelihood beside an example, "
+            "kfac(model, likelihood, example=(x, y)); `Train` needs none of them"
+        )
     if fisher is None:
         fisher = SampledFisher(jax.random.key(0) if key is None else key)
     return second_order(
@@ -249,4 +260,5 @@ def kfac(
         learning_rate=QuadraticModel() if learning_rate is None else learning_rate,
         momentum=0.0,
         prior=prior,
+        example=example,
     )

@@ -115,7 +115,8 @@ def natural_gradient(
     and where they are no full batch `size=N`, and `weight=` (B,), how often each
     counts. The incoming gradient is replaced, not preconditioned: the step follows
     from x and y, to full precision at small damping. So put it first in an
-    `optax.chain`. Under `optax.masked` the chosen leaves move.
+    `optax.chain`. Under `optax.partition` its own leaves move, the others as they are
+    told (`optax.set_to_zero()` keeps them).
 
     Args:
         model: the network; its structure is used, its weights come with `params`
@@ -216,6 +217,7 @@ def second_order(
     learning_rate: AbstractRate | optax.ScalarOrSchedule,
     momentum: float,
     prior: AbstractPrior | None,
+    example: tuple[PyTree, PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The transformation of `natural_gradient`, `gauss_newton` and `kfac`."""
     if isinstance(damping, float | int) and not damping >= 0:
@@ -231,6 +233,7 @@ def second_order(
         LevenbergMarquardt() if damping is None else as_damping(damping),
         as_rate(learning_rate),
         momentum,
+        None if example is None else jax.eval_shape(lambda: example),
     )
     return optax.chain(made.transformation())
 

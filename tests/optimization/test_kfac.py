@@ -222,7 +222,49 @@ def test_any_gradient_is_taken(getkey):
     assert np.allclose(both[1].weight, share * both[0].weight, rtol=1e-4)
 
 
+def test_an_example_gives_the_state_its_final_structure(getkey):
+    """For loops that ask for one structure; the steps are those without it."""
+    model = eqx.nn.MLP(3, 2, 4, 1, key=getkey())
+    x, y = jax.random.normal(getkey(), (9, 3)), jax.random.randint(getkey(), (9,), 0, 2)
+    params, likelihood = parameters(model), Categorical()
+
+    def loss(params):
+        f = jax.vmap(eqx.combine(params, model))(x)
+        return -jnp.mean(jax.vmap(likelihood.log_prob)(f, y))
+
+    plain = kfac(model, likelihood, every=2)
+    known = kfac(model, likelihood, every=2, example=(x, y))
+    now, state = params, plain.init(params)
+    for _ in range(4):
+        updates, state = update(plain, jax.grad(loss)(now), state, now, x=x, y=y)
+        now = eqx.apply_updates(now, updates)
+    assert float(loss(now)) < float(loss(params))
+
+    def scanned(optimizer, steps):
+        def one(carry, _):
+            now, state = carry
+            slopes = jax.grad(loss)(now)
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = optimizer.update(slopes, state, now, x=x, y=y)
+            return (eqx.apply_updates(now, updates), state), None
+
+        begin = params, optimizer.init(params)
+        return jax.jit(lambda: jax.lax.scan(one, begin, None, length=steps)[0][0])()
+
+    several = optax.MultiSteps(known, every_k_schedule=2)
+    safe = optax.apply_if_finite(known, max_consecutive_errors=3)
+    for optimizer, steps in ((known, 4), (safe, 4), (several, 8)):
+        for a, b in zip(
+            jax.tree.leaves(now),
+            jax.tree.leaves(scanned(optimizer, steps)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
+
+
 def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="beside an example"):
+        kfac(example=(jnp.ones((2, 3)), jnp.ones((2, 1))))
     with pytest.raises(ValueError, match="every >= 1"):
         kfac(every=0)
     with pytest.raises(ValueError, match="decay"):

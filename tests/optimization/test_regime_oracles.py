@@ -239,6 +239,15 @@ def test_a_kernel_that_does_not_fit_is_refused(monkeypatch):
     monkeypatch.setattr(room, lambda: 1000.0)
     with pytest.raises(MemoryError, match=r"40 inputs × 1.*fewer points"):
         sample(setting(), 40, key=jax.random.key(0))
+    found = setting()
+    with pytest.raises(MemoryError, match=r"\d+ test inputs × 1 outputs.*fewer test"):
+        regime(
+            found.bnn,
+            found.data,
+            initial=found.runs[0].initial,
+            studies=(),
+            key=jax.random.key(0),
+        )
 
 
 def test_targets_of_squared_error():

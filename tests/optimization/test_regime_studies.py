@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -28,8 +29,15 @@ from ntkuq.optimization.kernel_regime import (
 )
 from ntkuq.optimization.kernel_regime.conditions import STABLE
 from ntkuq.optimization.kernel_regime.consequences import consequences
+from ntkuq.optimization.kernel_regime.descent import natural_path, natural_steps
 from ntkuq.optimization.kernel_regime.link import concordance
-from ntkuq.optimization.kernel_regime.rates import FASTER, LINKED, lazy_rate
+from ntkuq.optimization.kernel_regime.points import sample, squared_targets
+from ntkuq.optimization.kernel_regime.rates import (
+    FASTER,
+    LINKED,
+    Measured,
+    lazy_rate,
+)
 from ntkuq.optimization.kernel_regime.study import FAILURES, decide, decided
 
 
@@ -201,6 +209,44 @@ def test_classes_are_fitted_by_one_hot_codes():
     assert "2 of 2 had not arrived after 20" in claims[3].note
 
 
+def test_natural_gradient_that_does_not_arrive_is_counted_against_it():
+    def found(natural, descent):
+        rows = [
+            Measured([0.9], n, d, 40.0, 9.0)
+            for n, d in zip(natural, descent, strict=True)
+        ]
+        return NaturalGradientRate(cap=500)._ratio(rows, "here")
+
+    # ten times twelve steps count: a ratio of 1 at most
+    claim = found([np.inf] * 3, [100.0, 120.0, 144.0])
+    assert claim.statistic.value == pytest.approx(1.0)
+    assert claim.word == "refuted"
+    assert "not arrived after 120 steps" in claim.note
+    assert "ratio" not in claim.values
+    # what may be anything below a bound confirms nothing
+    assert found([4.0, 4.0, 4.0], [400.0, 400.0, 400.0]).word == "confirmed"
+    mixed = found([4.0, 4.0, np.inf], [9e4, 9e4, 490.0])
+    assert mixed.word == "undecided"
+    assert mixed.statistic.interval[0] == 0.0
+    # neither arrived: nothing is known
+    assert "in 1 of 2 neither" in found([4.0, np.inf], [400.0, np.inf]).reason
+
+
+def test_steps_of_natural_gradient_are_those_of_its_path():
+    made = setting()
+    found = sample(made, 6, key=KEY).units[0]
+    with jax.enable_x64(True):
+        y = squared_targets(made.bnn.with_model(found.run.initial), found.part)
+        for rate in (0.25, 0.5):
+            arguments = (found.jacobian, found.x, y, jnp.asarray(rate))
+            squares = np.asarray(natural_path(*arguments, 40)[0])
+            expected = int(np.argmax(squares <= 1e-6 * squares[0]))
+            assert expected > 0
+            goal = jnp.asarray(1e-3)
+            assert float(natural_steps(*arguments, goal, 40)) == expected
+            assert np.isinf(natural_steps(*arguments, goal, expected - 1))
+
+
 def test_share_of_early_drift():
     made = setting()
     first, last = (run.initial for run in made.runs)
@@ -252,6 +298,9 @@ def test_link_is_the_area_of_the_condition():
     rows = [Outcome(5.0 + n, n % 2 == 0) for n in range(12)]
     claim, _ = link(rows)
     assert claim.statistic.value == 0.5
+    assert claim.word == "undecided"
+    claim, _ = link(20 * rows)
+    assert claim.word == "refuted"
     # half of the pairs in order: sensitivity 3/4, specificity 2/4
     rows = [Outcome(c, True) for c in (0.1, 0.2, 0.3, 2.0)]
     rows += [Outcome(c, False) for c in (0.1, 0.2, 2.0, 2.0)]

@@ -147,17 +147,26 @@ def test_a_fresh_state_can_be_donated():
     assert int(state[0].count) == 1
 
 
-def test_masked_leaves_stay_and_the_others_solve_their_own_system():
+def some_leaves(params, **options):
+    """Natural gradient of the last weight alone; the other leaves stay."""
+    labels = jax.tree.map(lambda leaf: "stays", params)
+    labels = eqx.tree_at(lambda m: m.layers[-1].weight, labels, "moves")
+    return optax.partition(
+        {"moves": natural_gradient(**options), "stays": optax.set_to_zero()},
+        # a network is callable, and optax would call it
+        lambda _: labels,
+    )
+
+
+def test_some_leaves_stay_and_the_others_solve_their_own_system():
     with jax.enable_x64(True):
         model, x, y = problem(Gaussian(1.0), 1)
         params = parameters(model)
-        last = jax.tree.map(lambda leaf: False, params)
-        last = eqx.tree_at(lambda m: m.layers[-1].weight, last, True)
-        transform = optax.masked(
-            natural_gradient(model, Gaussian(1.0), damping=0.1), last
+        transform = some_leaves(
+            params, model=model, likelihood=Gaussian(1.0), damping=0.1
         )
         updates, _ = transform.update(
-            jax.tree.map(jnp.zeros_like, params),
+            jax.tree.map(jnp.ones_like, params),
             transform.init(params),
             params,
             x=x,
@@ -170,6 +179,22 @@ def test_masked_leaves_stay_and_the_others_solve_their_own_system():
         expected = np.linalg.solve(gram, np.asarray(hidden).T @ rest)
         assert np.allclose(updates.layers[-1].weight[0], expected, atol=1e-11)
         assert not np.any(updates.layers[0].weight)
+
+
+def test_train_moves_some_leaves():
+    x = np.linspace(-1, 1, 20, dtype=np.float32)[:, None]
+    data = Dataset(x, np.sin(3 * x[:, 0]))
+    bnn = BNN(Network(mlp(1, 1, width=8, depth=1)), Gaussian(0.1), NormalPrior(1.0))
+    bnn = bnn.prepare(data)
+    begin = bnn.network.init(jax.random.key(0))
+    train = Train(some_leaves(parameters(begin)), steps=8)
+    found = train.fit(bnn, begin, data, key=jax.random.key(0)).model
+    assert eqx.tree_equal(found.layers[0], begin.layers[0])
+    assert not eqx.tree_equal(found.layers[-1].weight, begin.layers[-1].weight)
+    error = [
+        float(jnp.mean((jax.vmap(m)(x)[:, 0] - data.y) ** 2)) for m in (begin, found)
+    ]
+    assert error[1] < 0.5 * error[0]
 
 
 def test_a_worse_step_is_rejected_and_the_parameters_are_kept():
@@ -341,6 +366,10 @@ def test_train_says_what_went_wrong_with_the_steps():
     with pytest.warns(UserWarning, match=r"last 15 of 15 were rejected.*parameters"):
         found = train.fit(bnn, begin, data, key=jax.random.key(0))
     assert eqx.tree_equal(parameters(found.model), parameters(begin))
+    # uphill: the damping grows until a step is below rounding and so accepted
+    train = Train(natural_gradient(learning_rate=-1.0), steps=30)
+    with pytest.warns(UserWarning, match=r"\d+ of 30 were rejected.*damping \d"):
+        train.fit(bnn, begin, data, key=jax.random.key(0))
     # each input twice, and no damping: singular, which is said
     twice = Dataset(np.tile(x[:2], (2, 1)), np.ones(4, np.float32))
     train = Train(natural_gradient(damping=0.0, solve=FunctionSpace()), steps=1)

@@ -78,7 +78,7 @@ def _optimization(claims: Sequence[Claim]) -> str:
         "refuted": ", and it took about as many iterations as gradient descent: there "
         "is nothing to gain by it",
         "undecided": "; how many iterations it saves is open",
-        "not tested": "; iterations were not compared",
+        "not tested": "; how many iterations it saves could not be told",
     }[faster]
     text += " (full batch, squared error, some training inputs)."
     if "refuted" in _words(claims, 6) and rate == "confirmed":

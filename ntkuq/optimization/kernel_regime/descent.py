@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -93,12 +95,59 @@ def descent_steps(
 
     Infinite where that takes more than `cap`.
     """
+    square = _square(jacobian, x, y)
+
+    def advance(leaves: list[Array]) -> list[Array]:
+        slopes = jax.grad(square)(leaves)
+        return [a - 0.5 * rate * s for a, s in zip(leaves, slopes, strict=True)]
+
+    return _count(jacobian.leaves, square, advance, tolerance, cap)
+
+
+@eqx.filter_jit
+def natural_steps(
+    jacobian: Jacobian,
+    x: PyTree,
+    y: Float[Array, "N C"],
+    rate: Array,
+    tolerance: Array,
+    cap: int,
+) -> Float[Array, ""]:
+    """The same count for steps of natural gradient, as `natural_path` takes them."""
+
+    def advance(leaves: list[Array]) -> list[Array]:
+        now = Jacobian(jacobian.replace(leaves), jacobian.plan, jacobian.subset)
+        factors = now.factors(x)
+        step = natural_step(factors, y - factors.outputs, 0.0).step
+        return [
+            a + rate * delta.reshape(a.shape)
+            for a, delta in zip(leaves, step, strict=True)
+        ]
+
+    return _count(jacobian.leaves, _square(jacobian, x, y), advance, tolerance, cap)
+
+
+def _square(
+    jacobian: Jacobian, x: PyTree, y: Float[Array, "N C"]
+) -> Callable[[list[Array]], Array]:
+    """‖f - y‖² as a function of the parameters."""
 
     def square(leaves: list[Array]) -> Array:
         model = jacobian.replace(leaves)
         return jnp.sum((jax.vmap(lambda a: forward(model, a))(x) - y) ** 2)
 
-    first = square(jacobian.leaves)
+    return square
+
+
+def _count(
+    leaves: list[Array],
+    square: Callable[[list[Array]], Array],
+    advance: Callable[[list[Array]], list[Array]],
+    tolerance: Array,
+    cap: int,
+) -> Float[Array, ""]:
+    """Updates until the residual is small enough; infinite beyond `cap`."""
+    first = square(leaves)
     goal = tolerance**2 * first
 
     def goes(state: tuple[list[Array], Array, Array]) -> Array:
@@ -107,13 +156,12 @@ def descent_steps(
 
     def one(state: tuple[list[Array], Array, Array]):
         leaves, _, count = state
-        slopes = jax.grad(square)(leaves)
-        leaves = [a - 0.5 * rate * s for a, s in zip(leaves, slopes, strict=True)]
+        leaves = advance(leaves)
         return leaves, square(leaves), count + 1
 
-    start = (jacobian.leaves, first, jnp.zeros((), jnp.int64))
+    start = (leaves, first, jnp.zeros((), jnp.int64))
     _, last, count = jax.lax.while_loop(goes, one, start)
-    return jnp.where(last <= goal, count.astype(y.dtype), jnp.inf)
+    return jnp.where(last <= goal, count.astype(first.dtype), jnp.inf)
 
 
 def lazy_steps(

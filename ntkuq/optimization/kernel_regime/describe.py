@@ -38,6 +38,21 @@ def describe(setting: Setting) -> dict[str, str]:
     return found | {"optimizer": unknown, "step size": unknown, "stopping": unknown}
 
 
+def written(model: PyTree) -> str:
+    """Parametrization and output scale, for the note of a statement about width."""
+    scale = output_scale(model)
+    return f"parametrization {parametrization(model)}, output scale {scale:g}"
+
+
+def trained(setting: Setting) -> str:
+    """Optimizer, step size and stopping rule, for the same."""
+    found = _training(setting, len(setting.data.train))
+    return (
+        f"{found['optimizer']}, step size {found['step size']}, stopped "
+        f"{found['stopping']}"
+    )
+
+
 def parametrization(model: PyTree) -> str:
     """In which form the weights are written, as far as the module shows it.
 

@@ -19,6 +19,7 @@ from ntkuq.data import Dataset
 from ntkuq.kernels import AbstractCovariance, PriorKernel, UnsupportedLayer
 from ntkuq.linearize import Jacobian, ntk
 from ntkuq.models import BNN, FanInPrior, Network, cast, parameters
+from ntkuq.optimization.kernel_regime.describe import written
 from ntkuq.optimization.kernel_regime.slope import why_no_slope, width_slope
 from ntkuq.optimization.kernel_regime.study import AbstractStudy, Setting
 from ntkuq.optimization.kernel_regime.width import LAW, some, with_network
@@ -126,9 +127,11 @@ class Limit(AbstractStudy):
             axis=1,
         )
         slope = width_slope(widths, values)
+        first = with_network(bnn, self.networks[widths[0]]).network.init(keys[0])
         note = (
-            f"widths {', '.join(map(str, widths))}, {self.draws} draws each; mean at "
-            f"each width: {', '.join(f'{value:.3g}' for value in values.mean(axis=0))}"
+            f"widths {', '.join(map(str, widths))}, {self.draws} draws each, not "
+            f"trained; {written(first)}; mean at each width: "
+            f"{', '.join(f'{value:.3g}' for value in values.mean(axis=0))}"
         )
         if slope.value < 0:
             middle = np.mean(np.log(widths))

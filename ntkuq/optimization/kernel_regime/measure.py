@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ntkuq.data import Dataset
+from ntkuq.kernels.solvers.memory import need_memory
 from ntkuq.linearize import Jacobian, gram, push
 from ntkuq.models import BNN, Train, parameters
 from ntkuq.posteriors.laplace import KFAC, Full, Laplace
@@ -31,6 +32,22 @@ def subsets_of(data: Dataset, key: Array) -> list[Dataset]:
     size = min(MOST, len(data) // count)
     rows = np.asarray(jax.random.permutation(key, len(data)))
     return [data.take(rows[n * size : (n + 1) * size]) for n in range(count)]
+
+
+def need_kernels(bnn: BNN, subsets: list[Dataset]) -> None:
+    """Refuse kernels of a subset that do not fit into memory.
+
+    Raises:
+        MemoryError: then.
+    """
+    size, outputs = len(subsets[0]), bnn.outputs(subsets[0])
+    need_memory(
+        # both kernels, their difference and the covariance, with work space, float64
+        6 * 8.0 * (size * outputs) ** 2,
+        f"regime: kernels of {size} test inputs × {outputs} outputs",
+        f"give fewer test inputs, at least {2 * LEAST}; {LEAST} are enough for a "
+        "subset, but fewer subsets give a wider interval",
+    )
 
 
 def check_pair(initial: PyTree, bnn: BNN) -> None:

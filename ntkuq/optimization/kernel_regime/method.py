@@ -23,6 +23,7 @@ from ntkuq.optimization.kernel_regime.measure import (
     TRAIN,
     check_pair,
     measure,
+    need_kernels,
     subsets_of,
 )
 from ntkuq.optimization.kernel_regime.phase import LazyPhase
@@ -84,6 +85,7 @@ def regime(
             network without a builder; with it, for an untrained network, or one whose
             parameters have other shapes.
         TrainingError: where training diverges.
+        MemoryError: for kernels of so many outputs that they do not fit.
 
     >>> import equinox as eqx, jax, numpy as np
     >>> from ntkuq.data import Dataset, Split
@@ -107,6 +109,7 @@ def regime(
     bnn.need_common_noise("regime")
     choose, *keys = jax.random.split(key, 1 + seeds)
     subsets = subsets_of(data.test, choose)
+    need_kernels(bnn, subsets)
     if initial is not None:
         check_pair(initial, bnn)
         runs = [Run(initial, bnn.model)]

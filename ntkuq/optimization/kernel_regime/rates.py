@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from ntkuq.optimization.kernel_regime.descent import (
     descent_steps,
     lazy_steps,
     natural_path,
+    natural_steps,
 )
 from ntkuq.optimization.kernel_regime.drift import kernel_of
 from ntkuq.optimization.kernel_regime.points import (
@@ -37,6 +39,8 @@ from ntkuq.optimization.kernel_regime.study import (
 RATES, CLOSE = (0.25, 0.5, 1.0), 0.05
 #: Share of the first residual at which iterations are counted.
 GOAL = 1e-3
+#: How many times the steps of a study natural gradient has to get there.
+PATIENCE = 10
 FASTER = Claim(
     "natural gradient takes far fewer iterations than gradient descent (times as many)",
     None,
@@ -46,7 +50,8 @@ FASTER = Claim(
 LINKED = Claim(
     "the stability of the Jacobian predicts the rate",
     None,
-    Above(0.8, 0.5),
+    # an area of 0.7 is the least that is called acceptable
+    Above(0.8, 0.7),
     9,
     reason="needs several networks: `link` decides it",
 )
@@ -80,7 +85,9 @@ class NaturalGradientRate(AbstractStudy):
     Exact natural gradient with step η would shrink ‖r‖² by (1-η)² in every step if the
     kernel stayed. Gradient descent is run with 2/(λ_max + λ_min) and 1/λ_max, and the
     better counts: iterations until ‖r‖ is a thousandth, up to a cap, so that the ratio
-    to natural gradient is at least what is reported.
+    to natural gradient is at least what is reported. Natural gradient has ten times
+    `steps` to get there; where it does not, the ratio is at most what is reported, and
+    cannot confirm that it is faster.
 
     Args:
         points: training inputs N of a kernel; `None` for N·C ≤ 64, but
@@ -158,9 +165,17 @@ class NaturalGradientRate(AbstractStudy):
             )
             for step in steps
         ]
+        natural = min(map(_reached, squares))
+        if not np.isfinite(natural):
+            rates = [jnp.asarray(rate) for rate in RATES]
+            goal, cap = jnp.asarray(GOAL), PATIENCE * self.steps
+            natural = min(
+                float(natural_steps(one.jacobian, one.x, y, rate, goal, cap))
+                for rate in rates
+            )
         return Measured(
             [contraction(each) for each in squares],
-            min(map(_reached, squares)),
+            natural,
             min(counts),
             min(lazy_steps(values, weights, step, GOAL) for step in steps),
             spectrum.most / spectrum.least,
@@ -191,20 +206,30 @@ class NaturalGradientRate(AbstractStudy):
                 f"; {capped} of {len(measured)} had not arrived after {self.cap} "
                 "iterations, which are counted: the ratio is larger"
             )
-        if not np.isfinite(natural).all():
-            lost = int(np.sum(~np.isfinite(natural)))
+        late = ~np.isfinite(natural)
+        most = PATIENCE * self.steps
+        sizes = ", ".join(f"{rate:g}" for rate in RATES)
+        neither = late & np.array([one.descent > self.cap for one in measured])
+        if neither.any():
             reason = (
-                f"in {lost} of {len(measured)} natural gradient did not reach "
-                f"{GOAL:g} of the first residual in {self.steps} steps for any step "
-                f"size of {', '.join(f'{rate:g}' for rate in RATES)}"
+                f"in {neither.sum()} of {len(measured)} neither natural gradient (in "
+                f"{most} steps of size {sizes}) nor gradient descent (in {self.cap}) "
+                f"reached {GOAL:g} of the first residual"
             )
             return decided(FASTER, note=note, reason=reason)
-        score = geometric_score(descent / natural)
-        values = {
-            "condition": float(condition),
-            "ratio": score.value,
-            "bound": float(capped > 0),
-        }
+        score = geometric_score(descent / np.where(late, most, natural))
+        values = {"condition": float(condition)}
+        if late.any():
+            note += (
+                f"; in {late.sum()} of {len(measured)} natural gradient had not "
+                f"arrived after {most} steps of any size ({sizes}), which are counted: "
+                "the ratio is smaller"
+            )
+            # it may be anything down to 0
+            if score.interval is not None:
+                score = dataclasses.replace(score, interval=(0.0, score.interval[1]))
+        else:
+            values |= {"ratio": score.value, "bound": float(capped > 0)}
         return decided(FASTER, score, note=note, values=values)
 
 

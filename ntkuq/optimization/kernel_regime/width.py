@@ -17,6 +17,7 @@ from ntkuq.data import Dataset
 from ntkuq.linearize import Jacobian, ntk
 from ntkuq.models import BNN, Job, Network, cast, forward
 from ntkuq.optimization.kernel_regime.alike import alike
+from ntkuq.optimization.kernel_regime.describe import trained, written
 from ntkuq.optimization.kernel_regime.slope import why_no_slope, width_slope
 from ntkuq.optimization.kernel_regime.study import AbstractStudy, Setting
 
@@ -112,6 +113,7 @@ class Widths(AbstractStudy):
             return self.untested(reason)
         chosen, *keys = jax.random.split(key, 1 + self.seeds)
         part = some(setting.data.test, setting.bnn.outputs(setting.data.test), chosen)
+        first = with_network(setting.bnn, self.networks[widths[0]]).network.init(key)
         found = []
         for width in widths:
             bnn = with_network(setting.bnn, self.networks[width])
@@ -121,7 +123,8 @@ class Widths(AbstractStudy):
             found.append(deviation)
         how = (
             f"slope of logarithms over widths {', '.join(map(str, widths))}, "
-            f"{self.seeds} paired seeds, {len(part)} test inputs; mean at each width"
+            f"{self.seeds} paired seeds, {len(part)} test inputs; "
+            f"{written(first)}; {trained(setting)}; mean at each width"
         )
         values = [
             np.stack([one[number] for one in found], axis=1) for number in range(2)

@@ -15,13 +15,14 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from ntkuq.linearize import Jacobian
 from ntkuq.models import AbstractLikelihood, AbstractPrior, parameters, trainable
 from ntkuq.models.train.jobs import AbstractRecord
+from ntkuq.models.train.lazy import made
 from ntkuq.optimization.steps.damping import AbstractDamping
 from ntkuq.optimization.steps.objective import Objective
 from ntkuq.optimization.steps.rates import AbstractRate, QuadraticModel
 from ntkuq.optimization.steps.solve import AbstractSolve, ConjugateGradients, Pull
 
 
-#: So many rejected steps in a row are told.
+#: So many rejected steps in a row are told, or in all where they are the most.
 MANY = 10
 
 
@@ -54,13 +55,16 @@ class NaturalGradientState(AbstractRecord):
 
     def note(self) -> str | None:
         """What a user has to know about the steps; `None` for nothing."""
-        if int(self.in_a_row) >= MANY:
+        count, rejected = int(self.count), int(self.rejected)
+        stuck = int(self.in_a_row) >= MANY
+        # so much damping that a step is below rounding is accepted, and ends a row
+        if stuck or (rejected >= MANY and 2 * rejected > count):
+            what = f"the last {int(self.in_a_row)}" if stuck else f"{rejected}"
             return (
-                f"second-order steps: the last {int(self.in_a_row)} of "
-                f"{int(self.count)} were rejected, since none made the loss smaller "
-                f"(damping {float(self.damping):.3g}); the parameters are those before "
-                "them. Look for a loss that is not finite or not smooth, train in "
-                "float64, or stop earlier"
+                f"second-order steps: {what} of {count} were rejected, since none made "
+                f"the loss smaller (damping {float(self.damping):.3g} at the end); the "
+                "parameters are those before them. Look for a loss that is not finite "
+                "or not smooth, train in float64, or stop earlier"
             )
         if np.isfinite(self.jitter) and self.jitter > 0:
             return (
@@ -155,11 +159,13 @@ class SecondOrder(eqx.Module):
     damping: AbstractDamping
     rate: AbstractRate
     momentum: float
+    #: (x, y) by shape, from which `init` makes a state of its final structure.
+    example: tuple[PyTree, PyTree] | None = None
 
     def transformation(self) -> optax.GradientTransformationExtraArgs:
         """As optax has it."""
-        made: Any = self
-        return optax.GradientTransformationExtraArgs(made.init, made.update)
+        parts: Any = self
+        return optax.GradientTransformationExtraArgs(parts.init, parts.update)
 
     def init(self, params: PyTree) -> NaturalGradientState:
         """The state before the first step."""
@@ -175,7 +181,7 @@ class SecondOrder(eqx.Module):
         previous = []
         if self._remembers:
             previous = [jnp.zeros(a.size, a.dtype) for a in jax.tree.leaves(params)]
-        return NaturalGradientState(
+        state = NaturalGradientState(
             count=none(),
             damping=number(self.damping.start()),
             jitter=number(0.0),
@@ -186,6 +192,15 @@ class SecondOrder(eqx.Module):
             previous=previous,
             direction=self.direction.init(params),
         )
+        if self.example is None:
+            return state
+
+        def after(state: NaturalGradientState) -> NaturalGradientState:
+            x, y = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), self.example)
+            with jax.numpy_dtype_promotion("standard"):
+                return self.update(params, state, params, x=x, y=y)[1]
+
+        return made(state, after)
 
     def update(
         self,
@@ -277,7 +292,7 @@ class SecondOrder(eqx.Module):
         x, y = extra["x"], extra["y"]
         every = extra.get("parameters", params)
         static = eqx.filter(model, trainable(model), inverse=True)
-        # leaves left out by optax.masked are found in the network itself
+        # leaves left out by optax.partition are found in the network itself
         filled = eqx.combine(_present(every), parameters(model))
         now = eqx.combine(filled, static)
         subset = _positions(params)
@@ -359,7 +374,7 @@ def _is_masked(node: PyTree) -> bool:
 
 
 def _present(params: PyTree) -> PyTree:
-    """The tree with `None` in the place of what `optax.masked` took out."""
+    """The tree with `None` in the place of what `optax.partition` took out."""
     return jax.tree.map(
         lambda leaf: None if _is_masked(leaf) else leaf, params, is_leaf=_is_masked
     )
