@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools as ft
 import inspect
 import time
@@ -87,10 +88,17 @@ def builders(
 
 
 def studies(
-    names: Sequence[str], networks: Mapping[int, Callable[..., Any]], *, seeds: int
+    names: Sequence[str],
+    networks: Mapping[int, Callable[..., Any]],
+    *,
+    seeds: int,
+    points: int | None = None,
 ) -> tuple[AbstractStudy, ...]:
-    """The studies of these names."""
-    known: dict[str, AbstractStudy] = {study.name: study for study in STUDIES}
+    """The studies of these names, with so many training inputs for a kernel."""
+    known: dict[str, AbstractStudy] = {}
+    for study in STUDIES:
+        fewer = {"points": points} if hasattr(study, "points") else {}
+        known[study.name] = dataclasses.replace(study, **fewer)
     # with widths, the width that is needed is extrapolated over them
     known["limit"] = Limit(networks=dict(networks) or None)
     known["width"] = Widths(dict(networks), seeds)

@@ -75,6 +75,7 @@ def test_one_json_document_and_failure(here, capsys):
         (["--out", "houses.csv"], ["--out", "directory"]),
         (["--max-time", "1e-9"], ["5 trainings", "--seeds"]),
         (["--split", "0.9,0.1"], ["16 test inputs"]),
+        (["--points", "1"], ["--points", "2 or more"]),
     ],
 )
 def test_what_cannot_be_done_is_refused(flags, words, here, capsys):
@@ -88,6 +89,8 @@ def test_what_cannot_be_done_is_refused(flags, words, here, capsys):
 def test_names_are_those_of_the_studies():
     found = [study.name for study in studies(tuple(NAMES), {}, seeds=2)]
     assert found == list(NAMES)
+    few = studies(("conditions", "rate", "limit"), {}, seeds=2, points=8)
+    assert [getattr(study, "points", None) for study in few] == [8, 8, None]
     assert read_studies((), widths=()) == CHEAP
     assert read_studies(("none",), widths=()) == ()
     assert read_studies(("uncertainty",), widths=(8,)) == ("width", "uncertainty")

@@ -32,6 +32,9 @@ class Regime(AbstractProblem):
     width: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = ()
     """A width to train as well, for the law over widths; repeat for 3 or more. MODEL
     has to take it, as in build(key, width=50)."""
+    points: int | None = None
+    """Training inputs of a kernel, 2 or more; as many as have 64 outputs together, but
+    16 at least, unless given. Fewer for networks of many outputs."""
     training: str = "Train()"
     """How to train, as in Python: 'Train(0.01, steps=3000, batch=64)'."""
     out: str | None = None
@@ -42,6 +45,8 @@ class Regime(AbstractProblem):
             raise UsageError(
                 f"--seeds: expected 2 or more for an interval, got {self.seeds}"
             )
+        if self.points is not None and self.points < 2:
+            raise UsageError(f"--points: expected 2 or more, got {self.points}")
         names = read_studies(self.study, widths=self.width)
         target = self._target()
 
@@ -75,7 +80,7 @@ class Regime(AbstractProblem):
         def say(line: str) -> None:
             console.print(line, markup=False)
 
-        chosen = work.studies(names, networks, seeds=self.seeds)
+        chosen = work.studies(names, networks, seeds=self.seeds, points=self.points)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
