@@ -17,6 +17,7 @@ from ntkuq.kernels.base import (
     Parameter,
 )
 from ntkuq.linearize import Jacobian, ntk_diagonal, ntk_trace
+from ntkuq.linearize.triangular import times
 from ntkuq.models import AbstractPrior, Network, cast, forward, parameters
 
 
@@ -116,7 +117,7 @@ class MonteCarloNNGP(AbstractCovariance):
     def gram(self, params, x1, x2=None):
         one = self._features(params, x1)
         two = one if x2 is None else self._features(params, x2)
-        product = jnp.matmul(one, two.T, precision="highest")
+        product = times(one, two.T)
         if x2 is not None:
             return product
         return 0.5 * (product + product.T)
@@ -150,14 +151,14 @@ class MonteCarloNTK(AbstractCovariance):
 
     def gram(self, params, x1, x2=None):
         def one(jacobian: Jacobian, variances: list[Array]) -> Array:
-            return ntk_trace(jacobian, x1, x2, variances) / _outputs(jacobian, x1)
+            return ntk_trace(jacobian, x1, x2, variances) / jacobian.output(x1).shape[0]
 
         return self._mean(params, x1, one)
 
     def diagonal(self, params, x):
         def one(jacobian: Jacobian, variances: list[Array]) -> Array:
             each = ntk_diagonal(jacobian, x, variances)
-            return jnp.trace(each, axis1=1, axis2=2) / _outputs(jacobian, x)
+            return jnp.trace(each, axis1=1, axis2=2) / jacobian.output(x).shape[0]
 
         return self._mean(params, x, one)
 
@@ -179,10 +180,6 @@ class MonteCarloNTK(AbstractCovariance):
         total, _ = jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), keys)
         std = jnp.exp(params["output std"]).astype(x.dtype)
         return total * (std**2 / len(keys))
-
-
-def _outputs(jacobian: Jacobian, x: Array) -> int:
-    return jax.eval_shape(lambda a: forward(jacobian.model, a), x[0]).size
 
 
 class Scaled(eqx.Module):

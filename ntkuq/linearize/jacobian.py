@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ntkuq.linearize.sites import Plan, Recorder, Site, find_sites, trace
 from ntkuq.models import cast, forward, parameters
+from ntkuq.models.memo import by_structure
 
 
 class Outer(eqx.Module):
@@ -234,6 +235,14 @@ class Jacobian(eqx.Module):
         value, tangent = self.push(x, shift)
         return value + tangent
 
+    def output(self, x: PyTree) -> jax.ShapeDtypeStruct:
+        """Shape (C,) and type of the outputs of one of the examples x (N, …).
+
+        The network is traced once for each shape, and not run.
+        """
+        example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
+        return _output(self.model, example)
+
     def push(self, x: PyTree, tangent: list[Array]) -> tuple[Array, Array]:
         """f(x) and J(x) tangent, (N, C) each, by one forward-mode pass.
 
@@ -322,3 +331,8 @@ def _sum(parts: list[Factor]) -> Factor:
         g = jnp.concatenate([part.g for part in outer], axis=-2)
         return Outer(a, g, outer[0].output_first)
     return Dense(functools.reduce(jnp.add, [part.dense() for part in parts]))
+
+
+@by_structure
+def _output(model: PyTree, example: PyTree) -> jax.ShapeDtypeStruct:
+    return eqx.filter_eval_shape(forward, model, example)

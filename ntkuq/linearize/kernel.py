@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -24,7 +23,6 @@ from ntkuq.linearize.chunks import (
 )
 from ntkuq.linearize.jacobian import Jacobian
 from ntkuq.linearize.products import gram, output_gram, own_gram, trace_gram
-from ntkuq.models import forward
 
 
 #: Factors of all examples are kept where they take at most so many chunks of memory.
@@ -130,18 +128,13 @@ def _variances(jacobian: Jacobian, variances: list[Array] | None) -> list[Array]
 
 def _held(jacobian: Jacobian, x: PyTree) -> int:
     """Bytes of the factors at x."""
-    out = _output(jacobian, x)
+    out = jacobian.output(x)
     numbers = factor_numbers(jacobian, out.shape[0])
     return numbers * rows(x) * out.dtype.itemsize
 
 
-def _output(jacobian: Jacobian, x: PyTree) -> jax.ShapeDtypeStruct:
-    example = jax.tree.map(lambda leaf: leaf[0], x)
-    return jax.eval_shape(lambda a: forward(jacobian.model, a), example)
-
-
 def _size(jacobian: Jacobian, x: PyTree) -> int:
-    out = _output(jacobian, x)
+    out = jacobian.output(x)
     size = factor_chunk_size(jacobian, out.shape[0], out.dtype.itemsize)
     return even(rows(x), size)
 

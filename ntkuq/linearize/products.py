@@ -13,9 +13,12 @@ from ntkuq.linearize.jacobian import Dense, Factor, Factors, Outer, Readout, Row
 from ntkuq.linearize.tiles import symmetric_tiles
 
 
-#: Numbers along a side of a tile (rows of the Jacobian, or examples of a trace): a
-#: tile stays in the cache of a processor, or keeps an accelerator busy.
+#: Numbers along a side of a tile (rows of the Jacobian): a tile stays in the cache of a
+#: processor, or keeps an accelerator busy.
 TILE, WIDE_TILE = 512, 4096
+#: Examples along a side of a tile of a trace, and how many tiles are written out: their
+#: rows are those of all outputs.
+TRACE_TILE, WRITTEN_OUT = 256, 8
 
 
 def gram(
@@ -30,14 +33,18 @@ def gram(
         left, right: factors of N and M examples.
         variances: one number, (), for each leaf.
     """
-    return _pairs(left, right, variances, _gram, max(1, left.weighed))
+    tile = TILE if jax.default_backend() == "cpu" else WIDE_TILE
+    side = max(1, tile // max(1, left.weighed))
+    return _pairs(left, right, variances, _gram, side, 1)
 
 
 def trace_gram(
     left: Factors, right: Factors, variances: list[Array]
 ) -> Float[Array, "N M"]:
     """The sum of `gram` over equal outputs, sum_c K[n, c, m, c]."""
-    return _pairs(left, right, variances, _trace_gram, 1)
+    cpu = jax.default_backend() == "cpu"
+    side, most = (TRACE_TILE, WRITTEN_OUT) if cpu else (WIDE_TILE, 1)
+    return _pairs(left, right, variances, _trace_gram, side, most)
 
 
 def output_gram(
@@ -60,22 +67,29 @@ def own_gram(factors: Factors, variances: list[Array]) -> Float[Array, "N C C"]:
 
 
 def _pairs(
-    left: Factors, right: Factors, variances: list[Array], product, numbers: int
+    left: Factors,
+    right: Factors,
+    variances: list[Array],
+    product,
+    side: int,
+    written_out: int,
 ) -> Array:
-    """numbers: along a side, for each example."""
+    """side: examples along a side of a tile."""
     if left is not right:
         return _total(left, right, variances, product)
-    tile = TILE if jax.default_backend() == "cpu" else WIDE_TILE
-    return _tiled(left, variances, product, max(1, tile // numbers))
+    return _tiled(left, variances, product, side, written_out)
 
 
 # one program where it is called outside of any: a loop is compiled at each such call
 @eqx.filter_jit
-def _tiled(factors: Factors, variances: list[Array], product, side: int) -> Array:
+def _tiled(
+    factors: Factors, variances: list[Array], product, side: int, written_out: int
+) -> Array:
     return symmetric_tiles(
         lambda one, two: _total(one, two, variances, product),
         _settled(factors, by_pairs=product is _gram),
         side,
+        written_out=written_out,
     )
 
 

@@ -6,6 +6,7 @@ again; those of a tile stay in the cache.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -50,7 +51,11 @@ def grid(size: int, side: int) -> Grid:
 
 
 def symmetric_tiles(
-    tile: Callable[[PyTree, PyTree], Array], rows: PyTree, side: int
+    tile: Callable[[PyTree, PyTree], Array],
+    rows: PyTree,
+    side: int,
+    *,
+    written_out: int = 1,
 ) -> Array:
     """The array of all pairs of N rows, from the tiles on and below its diagonal.
 
@@ -58,6 +63,8 @@ def symmetric_tiles(
         tile: values of rows against rows, (n, *R, m, *R).
         rows: leaves of leading axis N.
         side: rows of a tile, at most.
+        written_out: up to so many tiles a side are no loop but one after the other in
+            the program: faster where rows are long, which a loop copies.
 
     Returns:
         (N, *R, N, *R), equal to its transpose (*R and N as one axis each).
@@ -68,6 +75,8 @@ def symmetric_tiles(
     turn = (*range(half, 2 * half), *range(half))
     if blocks.number == 1:
         return _mean_of_both(tile(rows, rows), turn)
+    if blocks.number <= written_out:
+        return _written_out(tile, rows, blocks, turn)
 
     def step(found: Array, pair: Array) -> tuple[Array, None]:
         i, j = pair[0], pair[1]
@@ -87,6 +96,27 @@ def symmetric_tiles(
     pairs = jnp.asarray(np.stack(np.tril_indices(blocks.number), axis=1))
     found, _ = jax.lax.scan(step, jnp.zeros(like.shape, like.dtype), pairs)
     return found
+
+
+def _written_out(
+    tile: Callable[[PyTree, PyTree], Array],
+    rows: PyTree,
+    blocks: Grid,
+    turn: tuple[int, ...],
+) -> Array:
+    ends = [blocks.size * n // blocks.number for n in range(blocks.number + 1)]
+    parts = [
+        jax.tree.map(lambda a, i=i, j=j: a[i:j], rows)
+        for i, j in itertools.pairwise(ends)
+    ]
+    found: list[list[Array]] = []
+    for i, one in enumerate(parts):
+        below = [tile(one, two) for two in parts[:i]]
+        found.append([*below, _mean_of_both(tile(one, one), turn)])
+        for j, value in enumerate(below):
+            found[j].append(value.transpose(turn))
+    wide = [jnp.concatenate(row, axis=len(turn) // 2) for row in found]
+    return jnp.concatenate(wide)
 
 
 def _mean_of_both(value: Array, turn: tuple[int, ...]) -> Array:

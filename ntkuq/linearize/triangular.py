@@ -35,7 +35,7 @@ def solve_lower(lower: Float[Array, "N N"], rhs: Float[Array, "N M"]) -> Array:
         return jax.scipy.linalg.solve_triangular(lower, rhs, lower=True)
     half = size // 2
     first = solve_lower(lower[:half, :half], rhs[:half])
-    rest = rhs[half:] - _times(lower[half:, :half], first)
+    rest = rhs[half:] - times(lower[half:, :half], first)
     return jnp.concatenate([first, solve_lower(lower[half:, half:], rest)])
 
 
@@ -51,7 +51,7 @@ def inverse_lower(lower: Float[Array, "N N"]) -> Float[Array, "N N"]:
         return jnp.tril(jax.scipy.linalg.solve_triangular(lower, eye, lower=True))
     half = size // 2
     first, last = inverse_lower(lower[:half, :half]), inverse_lower(lower[half:, half:])
-    below = -_times(last, _times(lower[half:, :half], first))
+    below = -times(last, times(lower[half:, :half], first))
     return jnp.block(
         [[first, jnp.zeros((half, size - half), lower.dtype)], [below, last]]
     )
@@ -61,26 +61,28 @@ def self_product(a: Float[Array, "K N"]) -> Float[Array, "N N"]:
     r"""$A^\top A$, exactly symmetric, by its upper blocks."""
     size = a.shape[1]
     if size <= BLOCK:
-        return _mirrored(_times(a.T, a))
+        return _mirrored(times(a.T, a))
     half = size // 2
     left, right = a[:, :half], a[:, half:]
-    return _symmetric(self_product(left), _times(left.T, right), self_product(right))
+    return _symmetric(self_product(left), times(left.T, right), self_product(right))
 
 
 def self_product_of_lower(w: Float[Array, "N N"]) -> Float[Array, "N N"]:
     r"""$W^\top W$ of a lower triangular W, without the products with its zeros."""
     size = w.shape[0]
     if size <= BLOCK:
-        return _mirrored(_times(w.T, w))
+        return _mirrored(times(w.T, w))
     half = size // 2
     first, below, last = w[:half, :half], w[half:, :half], w[half:, half:]
     corner = self_product_of_lower(first) + self_product(below)
-    return _symmetric(corner, _times(below.T, last), self_product_of_lower(last))
+    return _symmetric(corner, times(below.T, last), self_product_of_lower(last))
 
 
-def _times(a: Array, b: Array) -> Array:
+def times(a: Array, b: Array) -> Array:
     """The product with all digits, on accelerators too."""
-    return jnp.matmul(a, b, precision="highest")
+    # a CPU has no other, and XLA takes its slower products where one is asked for
+    precision = None if jax.default_backend() == "cpu" else "highest"
+    return jnp.matmul(a, b, precision=precision)
 
 
 def _mirrored(a: Array) -> Array:

@@ -35,7 +35,6 @@ from ntkuq.models import (
     as_arrays,
     cast,
     check_finite,
-    forward,
 )
 from ntkuq.models.hyperparameters import (
     AbstractTune,
@@ -89,7 +88,7 @@ class EmpiricalPosterior(AbstractPosterior):
         dtype = output_dtype(self.bnn)
         with jax.enable_x64(True):
             inputs = self.bnn.inputs(x, np.float64)
-            outputs = _shape(self.jacobian, inputs)
+            outputs = self.jacobian.output(inputs).shape[0]
             size = chunk_size(self.jacobian, outputs, 8)
             mean, covariance = map_chunks(
                 lambda part: _marginal(
@@ -330,11 +329,6 @@ def _drift(jacobian, covariance, precisions, shift, tau) -> Array:
     return sum(
         (jnp.sum(a * b) for a, b in zip(u, moved, strict=True)), jnp.zeros_like(tau)
     )
-
-
-def _shape(jacobian: Jacobian, inputs: PyTree) -> int:
-    example = jax.tree.map(lambda leaf: leaf[0], inputs)
-    return jax.eval_shape(lambda a: forward(jacobian.model, a), example).shape[0]
 
 
 @eqx.filter_jit

@@ -329,13 +329,17 @@ def test_plans_tell_true_from_one():
 
 
 @pytest.mark.parametrize("case", ["mlp", "lenet", "bag"], indirect=True)
-@pytest.mark.parametrize("side", [2, 6])
-def test_tiles_of_a_symmetric_product_change_nothing(case, side, monkeypatch):
-    """Of 5 examples: tiles of 1 to 3, the last over the one before."""
+@pytest.mark.parametrize(("side", "written_out"), [(2, 8), (6, 1)])
+def test_tiles_of_a_symmetric_product_change_nothing(
+    case, side, written_out, monkeypatch
+):
+    """Of 5 examples: tiles of 1 to 3, the last over the one before; of a trace 2."""
     from ntkuq.linearize import products
 
     x, found, _, parts = case
     monkeypatch.setattr(products, "TILE", side)
+    monkeypatch.setattr(products, "TRACE_TILE", 2)
+    monkeypatch.setattr(products, "WRITTEN_OUT", written_out)
     j = np.concatenate(parts, axis=-1)
     ones = [jnp.ones(()) for _ in found.leaves]
     with jax.enable_x64(True):

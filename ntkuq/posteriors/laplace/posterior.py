@@ -25,7 +25,7 @@ from ntkuq.linearize import (
     rows,
 )
 from ntkuq.linearize.chunks import even, fitting, split_rows
-from ntkuq.models import BNN, AbstractLink, Gaussian, NormalPrior, forward, parameters
+from ntkuq.models import BNN, AbstractLink, Gaussian, NormalPrior, parameters
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Joint
 from ntkuq.posteriors.join import concatenate
@@ -107,7 +107,7 @@ class LaplacePosterior(AbstractPosterior):
     def _moments(self, x: PyTree, function: Callable) -> Iterator[tuple]:
         """`function` of the posterior at x, in chunks that fit into memory."""
         inputs = self.bnn.inputs(x, self._dtype)
-        outputs = _outputs(self.jacobian, inputs)
+        outputs = self.jacobian.output(inputs).shape[0]
         numbers = self.covariance.numbers(self.jacobian, outputs) + 2 * outputs**2
         for part in split_rows(inputs, even(rows(inputs), fitting(numbers, 8))):
             yield function(self.jacobian, self.covariance, part)
@@ -229,11 +229,6 @@ class LaplacePosterior(AbstractPosterior):
         numbers = Numbers.of(self.problem.fit, np.dtype(dtype))
         noise = jnp.asarray(log_noise, dtype)
         return log_evidence_at(numbers, self.problem.curvature, at, noise)
-
-
-def _outputs(jacobian: Jacobian, inputs: PyTree) -> int:
-    example = jax.tree.map(lambda leaf: leaf[0], inputs)
-    return jax.eval_shape(lambda a: forward(jacobian.model, a), example).shape[0]
 
 
 @eqx.filter_jit
