@@ -57,3 +57,17 @@ def read_studies(texts: Sequence[str], *, widths: Sequence[int]) -> tuple[str, .
     if widths:
         given.append("width")
     return tuple(name for name in NAMES if name in given)
+
+
+def not_asked(names: Sequence[str]) -> str | None:
+    """The claims that these studies leave out, and what decides them.
+
+    >>> not_asked(("width", "uncertainty")) is None
+    True
+    """
+    left = []
+    if "width" not in names:
+        left.append("3 (the law over widths: --width, three times or more)")
+    if "uncertainty" not in names:
+        left.append("11 to 14 (ensembles beside kernels, costly: --study uncertainty)")
+    return "not asked: claims " + ", ".join(left) if left else None

@@ -37,7 +37,7 @@ class AbstractPosterior(eqx.Module):
     log_marginal_likelihood: eqx.AbstractVar[float | None]
     if TYPE_CHECKING:
         # a field, or a property where some of it is computed when it is asked for
-        diagnostics: dict[str, Any]
+        diagnostics: dict[str, Any] = eqx.field(init=False)
 
     @abc.abstractmethod
     def predict(self, x: PyTree) -> Predictive:

@@ -13,7 +13,7 @@ import tyro
 from ntkuq.cli.commands.base import typed
 from ntkuq.cli.commands.problem import AbstractProblem
 from ntkuq.cli.errors import UsageError
-from ntkuq.cli.studies import read_studies
+from ntkuq.cli.studies import not_asked, read_studies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +95,9 @@ class Regime(AbstractProblem):
             except FloatingPointError as error:
                 return self._failed(f"failed {error}", say)
         notes += dict.fromkeys(str(w.message) for w in caught)
+        left = not_asked(names)
+        if left is not None:
+            notes.append(left)
         for note in notes:
             console.print(f"note   {note}", markup=False)
         entry = regime_entry(found)

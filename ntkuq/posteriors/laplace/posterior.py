@@ -347,10 +347,10 @@ def warn_unless_at_map(found: LaplacePosterior) -> LaplacePosterior:
 
 
 def _least_effective(found: LaplacePosterior) -> float:
-    known = found.reported["effective parameters"]
-    if known is None and isinstance(found.covariance, FunctionCovariance):
-        return found.covariance.least_effective()
-    return known
+    covariance = found.covariance
+    if isinstance(covariance, FunctionCovariance):
+        return covariance.least_effective()
+    return found.diagnostics["effective parameters"]
 
 
 def retuned(bnn: BNN, jacobian: Jacobian, tuned: Tuned) -> BNN:
