@@ -23,7 +23,7 @@ from ntkuq.optimization import FunctionSpace, LevenbergMarquardt, natural_gradie
 #: The error to be reached, as a share of the variance of the targets.
 GOAL = 1e-6
 #: Learning rates of Adam, and over how many updates they decay to zero.
-RATES, DECAYS = (1e-2, 3e-2, 1e-1), (500, 2_000, 10_000)
+RATES, DECAYS = (3e-3, 1e-2, 3e-2, 1e-1), (500, 2_000, 10_000)
 #: Factors on Equinox's initial weights, chosen for each optimizer. What is best for
 #: Adam lies inside the lists (more updates to decay over than it takes change nothing).
 GAINS = (4.0, 16.0, 32.0, 64.0)

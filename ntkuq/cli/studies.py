@@ -60,7 +60,7 @@ def read_studies(texts: Sequence[str], *, widths: Sequence[int]) -> tuple[str, .
 
 
 def not_asked(names: Sequence[str]) -> str | None:
-    """The claims that these studies leave out, and what decides them.
+    """Of the claims that are decided only when asked for, those left out.
 
     >>> not_asked(("width", "uncertainty")) is None
     True
@@ -70,4 +70,4 @@ def not_asked(names: Sequence[str]) -> str | None:
         left.append("3 (the law over widths: --width, three times or more)")
     if "uncertainty" not in names:
         left.append("11 to 14 (ensembles beside kernels, costly: --study uncertainty)")
-    return "not asked: claims " + ", ".join(left) if left else None
+    return "decided only when asked for: claims " + ", ".join(left) if left else None

@@ -44,7 +44,7 @@ from ntkuq.kernels.recursion import (
     wide,
 )
 from ntkuq.kernels.stages import Stage, recognized, stages
-from ntkuq.linearize.triangular import times
+from ntkuq.linearize.multiply import exact_product
 
 
 #: Numbers of one intermediate of a block (positions x rows x columns).
@@ -323,7 +323,7 @@ def _distance(one: Float[Array, "N C P"], two: Float[Array, "M C P"]) -> Array:
         ]
         return functools.reduce(jnp.add, parts)
     a, b = jnp.transpose(one, (2, 0, 1)), jnp.transpose(two, (2, 1, 0))
-    product = times(a, b)
+    product = exact_product(a, b)
     own = jnp.sum(a**2, axis=2)[:, :, None] + jnp.sum(b**2, axis=1)[:, None, :]
     distance = own - 2.0 * product
     return jnp.where(distance > 0.0, distance, 0.0)

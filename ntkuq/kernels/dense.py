@@ -43,7 +43,7 @@ from ntkuq.kernels.recursion import (
     wide,
 )
 from ntkuq.kernels.stages import Stage
-from ntkuq.linearize.triangular import times
+from ntkuq.linearize.multiply import exact_product
 
 
 class Rows(NamedTuple):
@@ -93,7 +93,7 @@ def rows_of(
 
 def gaps(one: Rows, two: Rows) -> Float[Array, "N M"]:
     """1 - the correlation of each pair after the first layer, in [0, 2]."""
-    product = times(one.unit, two.unit.T)
+    product = exact_product(one.unit, two.unit.T)
     gap = 1.0 - product
     # What rounding of the product can be is equality: equal inputs stay equal.
     gap = jnp.where(gap > 8.0 * jnp.finfo(gap.dtype).eps, gap, 0.0)

@@ -17,7 +17,7 @@ from ntkuq.kernels.base import (
     Parameter,
 )
 from ntkuq.linearize import Jacobian, ntk_diagonal, ntk_trace
-from ntkuq.linearize.triangular import times
+from ntkuq.linearize.multiply import exact_product
 from ntkuq.models import AbstractPrior, Network, cast, forward, parameters
 
 
@@ -117,7 +117,7 @@ class MonteCarloNNGP(AbstractCovariance):
     def gram(self, params, x1, x2=None):
         one = self._features(params, x1)
         two = one if x2 is None else self._features(params, x2)
-        product = times(one, two.T)
+        product = exact_product(one, two.T)
         if x2 is not None:
             return product
         return 0.5 * (product + product.T)

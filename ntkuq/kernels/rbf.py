@@ -19,7 +19,7 @@ from ntkuq.kernels.base import (
     separate_scales,
 )
 from ntkuq.kernels.blocks import rectangular_blocks, symmetric_blocks
-from ntkuq.linearize.triangular import times
+from ntkuq.linearize.multiply import exact_product
 
 
 class RBF(AbstractKernel):
@@ -90,7 +90,7 @@ def _tile(one: Rows, two: Rows) -> Float[Array, "N M"]:
     square = (
         jnp.sum(one.z**2, axis=1)[:, None]
         + jnp.sum(two.z**2, axis=1)[None, :]
-        - 2.0 * times(one.z, two.z.T)
+        - 2.0 * exact_product(one.z, two.z.T)
     )
     # not jnp.maximum, whose derivative is halved at a tie
     distance = jnp.where(square > 0.0, square, 0.0)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ntkuq.linearize.multiply import exact_product
+
 
 #: Rows of a block that is not halved any more; twice as many of one that is solved
 #: with, which LAPACK does well (measured on two cores).
@@ -35,7 +37,7 @@ def solve_lower(lower: Float[Array, "N N"], rhs: Float[Array, "N M"]) -> Array:
         return jax.scipy.linalg.solve_triangular(lower, rhs, lower=True)
     half = size // 2
     first = solve_lower(lower[:half, :half], rhs[:half])
-    rest = rhs[half:] - times(lower[half:, :half], first)
+    rest = rhs[half:] - exact_product(lower[half:, :half], first)
     return jnp.concatenate([first, solve_lower(lower[half:, half:], rest)])
 
 
@@ -51,7 +53,7 @@ def inverse_lower(lower: Float[Array, "N N"]) -> Float[Array, "N N"]:
         return jnp.tril(jax.scipy.linalg.solve_triangular(lower, eye, lower=True))
     half = size // 2
     first, last = inverse_lower(lower[:half, :half]), inverse_lower(lower[half:, half:])
-    below = -times(last, times(lower[half:, :half], first))
+    below = -exact_product(last, exact_product(lower[half:, :half], first))
     return jnp.block(
         [[first, jnp.zeros((half, size - half), lower.dtype)], [below, last]]
     )
@@ -61,28 +63,23 @@ def self_product(a: Float[Array, "K N"]) -> Float[Array, "N N"]:
     r"""$A^\top A$, exactly symmetric, by its upper blocks."""
     size = a.shape[1]
     if size <= BLOCK:
-        return _mirrored(times(a.T, a))
+        return _mirrored(exact_product(a.T, a))
     half = size // 2
     left, right = a[:, :half], a[:, half:]
-    return _symmetric(self_product(left), times(left.T, right), self_product(right))
+    return _symmetric(
+        self_product(left), exact_product(left.T, right), self_product(right)
+    )
 
 
 def self_product_of_lower(w: Float[Array, "N N"]) -> Float[Array, "N N"]:
     r"""$W^\top W$ of a lower triangular W, without the products with its zeros."""
     size = w.shape[0]
     if size <= BLOCK:
-        return _mirrored(times(w.T, w))
+        return _mirrored(exact_product(w.T, w))
     half = size // 2
     first, below, last = w[:half, :half], w[half:, :half], w[half:, half:]
     corner = self_product_of_lower(first) + self_product(below)
-    return _symmetric(corner, times(below.T, last), self_product_of_lower(last))
-
-
-def times(a: Array, b: Array) -> Array:
-    """The product with all digits, on accelerators too."""
-    # a CPU has no other, and XLA takes its slower products where one is asked for
-    precision = None if jax.default_backend() == "cpu" else "highest"
-    return jnp.matmul(a, b, precision=precision)
+    return _symmetric(corner, exact_product(below.T, last), self_product_of_lower(last))
 
 
 def _mirrored(a: Array) -> Array:

@@ -213,7 +213,7 @@ def kfac(
             pass for each output.
         every: steps between inversions.
         decay: of the running means, in [0, 1).
-        example: a batch (x, y), of which only the shapes are used: for loops that ask
+        example: a batch (x, y), or its shapes, which alone are used: for loops that ask
             for a state of one structure (`jax.lax.scan`, `optax.MultiSteps`,
             `optax.apply_if_finite`).
         key: of the draws, where `fisher` is not given; `jax.random.key(0)` unless

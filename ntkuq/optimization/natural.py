@@ -233,9 +233,15 @@ def second_order(
         LevenbergMarquardt() if damping is None else as_damping(damping),
         as_rate(learning_rate),
         momentum,
-        None if example is None else jax.eval_shape(lambda: example),
+        None if example is None else jax.tree.map(_outline, example),
     )
     return optax.chain(made.transformation())
+
+
+def _outline(leaf: ArrayLike | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    return jax.eval_shape(lambda: jnp.asarray(leaf))
 
 
 def leaf_sizes(factors: Factors) -> list[int]:

@@ -30,7 +30,7 @@ from ntkuq.posteriors.record import (
 )
 
 
-_FORMAT = "ntkuq/posterior/1"
+_FORMAT = "ntkuq/posterior/2"
 #: Longest header that is read: 256 MiB.
 _LONGEST = 2**28
 

@@ -50,7 +50,7 @@ def test_the_command_writes_what_it_shows(here, capsys):
     assert "study  limit" in out
     assert "study  width" in out
     assert document["provenance"]["command"].startswith("ntkuq regime sized:build")
-    (left,) = [note for note in document["notes"] if note.startswith("not asked")]
+    (left,) = [note for note in document["notes"] if note.startswith("decided only")]
     assert "--study uncertainty" in left
     assert "--width" not in left
 

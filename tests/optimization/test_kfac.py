@@ -233,7 +233,9 @@ def test_an_example_gives_the_state_its_final_structure(getkey):
         return -jnp.mean(jax.vmap(likelihood.log_prob)(f, y))
 
     plain = kfac(model, likelihood, every=2)
-    known = kfac(model, likelihood, every=2, example=(x, y))
+    # of another batch, of which only the shapes count
+    shapes = jax.ShapeDtypeStruct((4, 3), x.dtype), 7 * y[:4]
+    known = kfac(model, likelihood, every=2, example=shapes)
     now, state = params, plain.init(params)
     for _ in range(4):
         updates, state = update(plain, jax.grad(loss)(now), state, now, x=x, y=y)

@@ -228,6 +228,10 @@ def test_natural_gradient_that_does_not_arrive_is_counted_against_it():
     mixed = found([4.0, 4.0, np.inf], [9e4, 9e4, 490.0])
     assert mixed.word == "undecided"
     assert mixed.statistic.interval[0] == 0.0
+    # lower bounds refute nothing
+    cut = found([400.0, 410.0, 390.0], [np.inf, np.inf, np.inf])
+    assert cut.word == "not tested"
+    assert "larger cap" in cut.reason
     # neither arrived: nothing is known
     assert "in 1 of 2 neither" in found([4.0, np.inf], [400.0, np.inf]).reason
 

@@ -252,6 +252,30 @@ def test_damping_changes_where_it_is_checked():
             LevenbergMarquardt(every=0)
 
 
+def test_a_rejected_step_is_tried_again_with_a_check():
+    """So little damping that several steps in a row overshoot."""
+    with jax.enable_x64(True):
+        model, x, y = problem(Gaussian(0.01), 2)
+        model = jax.tree.map(lambda a: 4 * a if eqx.is_inexact_array(a) else a, model)
+        rule = LevenbergMarquardt(initial=1e-9, every=50)
+        transform = natural_gradient(model, Gaussian(0.01), damping=rule)
+        params = parameters(model)
+        state = transform.init(params)
+        update = jax.jit(lambda p, s: transform.update(p, s, p, x=x, y=y))
+        losses, rows = [], []
+        for _ in range(20):
+            now = eqx.combine(params, model)
+            losses.append(float(jnp.sum((jax.vmap(now)(x) - y) ** 2)))
+            updates, state = update(params, state)
+            rows.append(int(state[0].in_a_row))
+            params = optax.apply_updates(params, updates)
+        assert max(rows) > 1
+        # up to the first step that is taken, none is unchecked
+        first = rows.index(0)
+        assert all(loss == losses[0] for loss in losses[: first + 1])
+        assert losses[first + 1] < losses[0]
+
+
 def test_a_step_that_is_not_finite_is_rejected_between_checks():
     model, x, y = problem(Gaussian(1.0), 2)
     rule = LevenbergMarquardt(initial=1.0, every=5)

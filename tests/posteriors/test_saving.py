@@ -128,7 +128,7 @@ def saved(tmp_path_factory):
 
 def test_the_header_says_what_the_file_is(saved):
     path, posterior, header = saved
-    assert header["format"] == "ntkuq/posterior/1"
+    assert header["format"] == "ntkuq/posterior/2"
     assert header["posterior"] == "MAPPosterior"
     assert header["data"] == DATA.fingerprint()
     # the arrays are Equinox's leaves
@@ -225,7 +225,7 @@ def misnamed(name):
 DAMAGE = {
     "empty": (lambda c: b"", "first line is JSON"),
     "not ours": (lambda c: b"\x93NUMPY" + c, "file that ntkuq.posteriors.save wrote"),
-    "a number": (lambda c: b"3\n", "of the form ntkuq/posterior/1, came"),
+    "a number": (lambda c: b"3\n", "of the form ntkuq/posterior/2, came"),
     "deep": (lambda c: b"[" * 200_000, "first line is JSON"),
     "half a header": (lambda c: c[:100], "first line is JSON"),
     "no arrays": (lambda c: c[: c.index(b"\n") + 1], "bytes of arrays, came 0: .* cut"),
@@ -241,8 +241,8 @@ DAMAGE = {
         "header that was written",
     ),
     "another version": (
-        lambda c: c.replace(b"posterior/1", b"posterior/2", 1),
-        "form ntkuq/posterior/1, came 'ntkuq/posterior/2': read it with the version",
+        lambda c: c.replace(b"posterior/2", b"posterior/1", 1),
+        "form ntkuq/posterior/2, came 'ntkuq/posterior/1': read it with the version",
     ),
     "huge": (lambda c: rewritten(c, longer), "bytes of arrays, came .* cut short"),
     "pickled": (

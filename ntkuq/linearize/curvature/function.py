@@ -108,7 +108,16 @@ class FunctionSpace(AbstractCurvature):
 
 
 class FunctionCovariance(AbstractCovariance):
-    """(1/tau) [k** - t k*^T (I + t K)^-1 k*], k* = S^T J L0^-1 J*^T."""
+    """(1/tau) [k** - t k*^T (I + t K)^-1 k*], k* = S^T J L0^-1 J*^T.
+
+    Args:
+        factor: the Cholesky factor of I + t K (and jitter).
+        train: factors of the training data, weighed by S.
+        variances: of the prior, L0^-1, one number a leaf.
+        tau, t: the factors on the prior precision, and of K.
+        jitter: what the factorization needed.
+        sizes: numbers in each leaf.
+    """
 
     factor: Float[Array, "NC NC"]
     train: Factors

@@ -50,7 +50,7 @@ FASTER = Claim(
 LINKED = Claim(
     "the stability of the Jacobian predicts the rate",
     None,
-    # an area of 0.7 is the least that is called acceptable
+    # the least area that is called acceptable (Hosmer and Lemeshow 2000, §5.2.4)
     Above(0.8, 0.7),
     9,
     reason="needs several networks: `link` decides it",
@@ -230,6 +230,16 @@ class NaturalGradientRate(AbstractStudy):
                 score = dataclasses.replace(score, interval=(0.0, score.interval[1]))
         else:
             values |= {"ratio": score.value, "bound": float(capped > 0)}
+        if (
+            capped
+            and score.interval
+            and FASTER.rule.decide(*score.interval) == "refuted"
+        ):
+            reason = (
+                f"gradient descent was stopped after {self.cap} iterations in {capped} "
+                f"of {len(measured)}, too early to tell: take a larger cap=…"
+            )
+            return decided(FASTER, note=note, reason=reason)
         return decided(FASTER, score, note=note, values=values)
 
 

@@ -81,8 +81,9 @@ class LevenbergMarquardt(AbstractDamping):
         high, low: a step is good where the decrease is more than this share of the
             predicted one, bad below the other.
         least, most: bounds.
-        every: steps from one check to the next; the first step is checked too. A check
-            costs a forward pass.
+        every: steps from one check to the next, each of which changes the damping once;
+            checked are the first step too, and each after a rejected one. A check costs
+            a forward pass.
 
     References: Levenberg 1944; Marquardt 1963; Moré 1978; Martens and Grosse 2015
         (arXiv 1503.05671) §6.5 for minibatches.

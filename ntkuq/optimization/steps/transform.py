@@ -63,8 +63,8 @@ class NaturalGradientState(AbstractRecord):
             return (
                 f"second-order steps: {what} of {count} were rejected, since none made "
                 f"the loss smaller (damping {float(self.damping):.3g} at the end); the "
-                "parameters are those before them. Look for a loss that is not finite "
-                "or not smooth, train in float64, or stop earlier"
+                "parameters stayed as they were then. Look for a loss that is not "
+                "finite or not smooth, train in float64, or stop earlier"
             )
         if np.isfinite(self.jitter) and self.jitter > 0:
             return (
@@ -231,8 +231,9 @@ class SecondOrder(eqx.Module):
         told = jnp.asarray(True)
         if self.damping.checks:
             interval = self.damping.interval
-            # the first step is the least known
-            told = (state.count == 0) | ((state.count + 1) % interval == 0)
+            # the first step is the least known, and after a bad one so is the next
+            told = (state.count + 1) % interval == 0
+            told = told | (state.count == 0) | (state.in_a_row > 0)
             ratio = _ratio(objective, taken, size, None if interval == 1 else told)
             accepted = accepted & ((ratio > 0) | ~told)
         step = [jnp.where(accepted, leaf, 0.0) for leaf in taken.step]
@@ -346,23 +347,24 @@ class SecondOrder(eqx.Module):
 
 def _ratio(objective: Objective, taken, size: Array, wanted: Array | None) -> Array:
     """Realized over predicted decrease of the objective; NaN where not wanted."""
-    along = objective.along([taken.step]) if taken.along is None else taken.along
-    predicted = -(along.slopes[0] + 0.5 * along.curvature[0, 0])
+    # the same numbers as those of the direction: no pass of its own
     before = objective.value(objective.leaves)
 
-    def reached() -> Array:
+    def ratio() -> Array:
+        along = taken.along
+        if along is None:
+            along = objective.along([taken.step])
+        predicted = -(along.slopes[0] + 0.5 * along.curvature[0, 0])
         moved = [a + s for a, s in zip(objective.leaves, taken.step, strict=True)]
-        return objective.value(moved)
+        after = objective.value(moved)
+        # below rounding both decreases are noise, and the step is as good as any
+        noise = 4 * jnp.finfo(before.dtype).eps * jnp.maximum(jnp.abs(before), size)
+        found = (before - after + noise) / (jnp.abs(predicted) + noise)
+        return jnp.where(jnp.isfinite(after), found, -1.0)
 
     if wanted is None:
-        after = reached()
-    else:
-        after = jax.lax.cond(wanted, reached, lambda: jnp.full_like(before, jnp.nan))
-    # below rounding both decreases are noise, and the step is as good as any
-    noise = 4 * jnp.finfo(before.dtype).eps * jnp.maximum(jnp.abs(before), size)
-    ratio = (before - after + noise) / (jnp.abs(predicted) + noise)
-    found = jnp.where(jnp.isfinite(after), ratio, -1.0)
-    return found if wanted is None else jnp.where(wanted, found, jnp.nan)
+        return ratio()
+    return jax.lax.cond(wanted, ratio, lambda: jnp.full_like(before, jnp.nan))
 
 
 def _finite(step: list[Array]) -> Bool[Array, ""]:

@@ -62,7 +62,8 @@ class LaplacePosterior(AbstractPosterior):
     """N(theta*, Sigma) over a subset of the parameters, in linearized form.
 
     `bnn` has the tuned prior and noise, `first` those that were given; the sums in
-    `problem` refer to the latter.
+    `problem` refer to the latter. `reported` has what the fit knew; `diagnostics` adds
+    what takes time.
     """
 
     bnn: BNN
@@ -78,7 +79,11 @@ class LaplacePosterior(AbstractPosterior):
 
     @property
     def diagnostics(self) -> dict[str, Any]:
-        """How the fit went. What takes time and was not needed is computed here."""
+        """How the fit went.
+
+        In function space the effective number of parameters, an inverse that nothing
+        else needs, is computed at each call where nothing was tuned.
+        """
         name = "effective parameters"
         known = effective(self.reported[name], self.covariance)
         return self.reported | {name: known}
