@@ -15,7 +15,6 @@ from ntkuq.linearize.curvature import (
     EmpiricalFisher as EmpiricalFisher,
     ExactFisher as ExactFisher,
     Expand as Expand,
-    FunctionCovariance as FunctionCovariance,
     FunctionSpace as FunctionSpace,
     LowRankCurvature as LowRankCurvature,
     Reduce as Reduce,

@@ -45,6 +45,7 @@ def ntk(
 
     References: Jacot, Gabriel, Hongler 2018 (arXiv 1806.07572).
 
+    >>> import equinox as eqx, jax, jax.numpy as jnp
     >>> line = eqx.nn.Linear(1, 1, key=jax.random.key(0))
     >>> x = jnp.array([[1.0], [2.0]])
     >>> ntk(Jacobian.at(line, x[0]), x)[:, 0, :, 0]

@@ -12,7 +12,6 @@ from ntkuq.linearize import (
     EmpiricalFisher,
     Examples,
     Expand,
-    FunctionCovariance,
     Jacobian,
     Outer,
     Readout,
@@ -25,6 +24,7 @@ from ntkuq.linearize import (
     low_rank,
     weight_space,
 )
+from ntkuq.linearize.curvature import FunctionCovariance
 from ntkuq.linearize.curvature.forms import Block, Rotated
 from ntkuq.linearize.curvature.kfac import Form, Pair, decompose, forms_of
 from ntkuq.models import Categorical, Gaussian, cast

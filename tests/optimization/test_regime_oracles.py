@@ -21,6 +21,7 @@ from ntkuq.models import (
     mlp,
     parameters,
 )
+from ntkuq.optimization import regime
 from ntkuq.optimization.kernel_regime import Run, Setting
 from ntkuq.optimization.kernel_regime.conditions import Conditions
 from ntkuq.optimization.kernel_regime.descent import (

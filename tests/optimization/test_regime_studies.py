@@ -218,7 +218,7 @@ def test_natural_gradient_that_does_not_arrive_is_counted_against_it():
         return NaturalGradientRate(cap=500)._ratio(rows, "here")
 
     # ten times twelve steps count: a ratio of 1 at most
-    claim = found([np.inf] * 3, [100.0, 120.0, 144.0])
+    claim = found([np.inf] * 3, [110.0, 120.0, 1440.0 / 11.0])
     assert claim.statistic.value == pytest.approx(1.0)
     assert claim.word == "refuted"
     assert "not arrived after 120 steps" in claim.note

@@ -257,7 +257,7 @@ def test_a_rejected_step_is_tried_again_with_a_check():
     with jax.enable_x64(True):
         model, x, y = problem(Gaussian(0.01), 2)
         model = jax.tree.map(lambda a: 4 * a if eqx.is_inexact_array(a) else a, model)
-        rule = LevenbergMarquardt(initial=1e-9, every=50)
+        rule = LevenbergMarquardt(initial=1e-9, rejected=50.0, every=50)
         transform = natural_gradient(model, Gaussian(0.01), damping=rule)
         params = parameters(model)
         state = transform.init(params)

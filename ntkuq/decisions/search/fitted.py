@@ -74,8 +74,10 @@ class FittedPosterior(AbstractSurrogate):
 
 def strip(posterior: AbstractPosterior) -> AbstractPosterior:
     """The posterior without the numbers that it only reports."""
+    # what a property adds to is under another name
+    name = "reported" if hasattr(posterior, "reported") else "diagnostics"
     return eqx.tree_at(
-        lambda p: (p.hyperparameters, p.diagnostics, p.log_marginal_likelihood),
+        lambda p: (p.hyperparameters, getattr(p, name), p.log_marginal_likelihood),
         posterior,
         ((), {}, None),
         is_leaf=lambda leaf: leaf is None,

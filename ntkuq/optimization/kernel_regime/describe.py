@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from ntkuq.models import Scaled, constructor, parameters
 from ntkuq.optimization.kernel_regime.scale import output_scale
-from ntkuq.optimization.kernel_regime.study import Setting
+from ntkuq.optimization.kernel_regime.study import Run, Setting
 
 
 def describe(setting: Setting) -> dict[str, str]:
@@ -44,8 +44,9 @@ def written(model: PyTree) -> str:
     return f"parametrization {parametrization(model)}, output scale {scale:g}"
 
 
-def trained(setting: Setting) -> str:
-    """Optimizer, step size and stopping rule, for the same."""
+def trained(setting: Setting, model: PyTree) -> str:
+    """Optimizer, step size and stopping rule of such a network, for the same."""
+    setting = setting._replace(runs=(Run(model, model),))
     found = _training(setting, len(setting.data.train))
     return (
         f"{found['optimizer']}, step size {found['step size']}, stopped "

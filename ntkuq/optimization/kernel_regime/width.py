@@ -124,7 +124,7 @@ class Widths(AbstractStudy):
         how = (
             f"slope of logarithms over widths {', '.join(map(str, widths))}, "
             f"{self.seeds} paired seeds, {len(part)} test inputs; "
-            f"{written(first)}; {trained(setting)}; mean at each width"
+            f"{written(first)}; {trained(setting, first)}; mean at each width"
         )
         values = [
             np.stack([one[number] for one in found], axis=1) for number in range(2)

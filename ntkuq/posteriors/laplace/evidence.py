@@ -21,11 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntkuq.linearize import (
-    AbstractCovariance,
-    AbstractCurvature,
-    FunctionCovariance,
-)
+from ntkuq.linearize import AbstractCovariance, AbstractCurvature
+from ntkuq.linearize.curvature import FunctionCovariance
 
 
 #: Range of log t that is searched, and the step of the first grid.

@@ -17,7 +17,6 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from ntkuq.data import DataLike
 from ntkuq.linearize import (
     AbstractCovariance,
-    FunctionCovariance,
     FunctionSpace,
     Jacobian,
     LowRankCurvature,
@@ -25,6 +24,7 @@ from ntkuq.linearize import (
     rows,
 )
 from ntkuq.linearize.chunks import even, fitting, split_rows
+from ntkuq.linearize.curvature import FunctionCovariance
 from ntkuq.models import BNN, AbstractLink, Gaussian, NormalPrior, parameters
 from ntkuq.models.hyperparameters import Hyperparameter
 from ntkuq.posteriors.base import AbstractMethod, AbstractPosterior, Joint
