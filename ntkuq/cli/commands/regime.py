@@ -34,8 +34,8 @@ class Regime(AbstractProblem):
     has to take it, as in build(key, width=50)."""
     points: int | None = None
     """Training inputs of a kernel, 2 or more; as many as have 64 outputs together, but
-    16 at least, unless given. Fewer for networks of many outputs; no study of
-    uncertainty uses it."""
+    16 at least, unless given. Fewer for networks of many outputs. The study
+    uncertainty has its own."""
     training: str = "Train()"
     """How to train, as in Python: 'Train(0.01, steps=3000, batch=64)'."""
     out: str | None = None
