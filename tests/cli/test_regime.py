@@ -89,6 +89,17 @@ def test_what_cannot_be_done_is_refused(flags, words, here, capsys):
     assert all(word in error for word in words)
 
 
+def test_kernels_that_do_not_fit_are_refused(here, capsys, monkeypatch):
+    room = "ntkuq.kernels.solvers.memory.available_bytes"
+    monkeypatch.setattr(room, lambda: 1000.0)
+    command = ["regime", "nets:build", *DATA, *SHORT, "--study", "none"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "test inputs × 1 outputs" in error
+    assert "fewer test inputs" in error
+    assert "defect" not in error
+
+
 def test_names_are_those_of_the_studies():
     found = [study.name for study in studies(tuple(NAMES), {}, seeds=2)]
     assert found == list(NAMES)

@@ -352,10 +352,12 @@ def warn_unless_at_map(found: LaplacePosterior) -> LaplacePosterior:
 
 
 def _least_effective(found: LaplacePosterior) -> float:
+    """The effective number of parameters; where it is not known, a lower bound."""
     covariance = found.covariance
-    if isinstance(covariance, FunctionCovariance):
+    known = found.reported["effective parameters"]
+    if known is None and isinstance(covariance, FunctionCovariance):
         return covariance.least_effective()
-    return found.diagnostics["effective parameters"]
+    return effective(known, covariance)
 
 
 def retuned(bnn: BNN, jacobian: Jacobian, tuned: Tuned) -> BNN:
