@@ -215,17 +215,28 @@ class Jacobian(eqx.Module):
                 matrix. `None`: J itself, K = C.
             extra: (N, …) each, given to `seed`.
         """
+        (found,) = self.weighed(x, (seed,), *extra)
+        return found
+
+    def weighed(
+        self, x: PyTree, seeds: tuple[Callable | None, ...], *extra: PyTree
+    ) -> tuple[Factors, ...]:
+        """`factors` for each of several weights, from one forward pass."""
         if self.shift is None:
-            return jax.vmap(lambda one, *more: self._example(one, seed, more))(
+            return jax.vmap(lambda one, *more: self._example(one, seeds, more))(
                 x, *extra
             )
         moved = self.linear(x, self.shift)
+
         # the weights are taken at the outputs of the linearized network
-        known = None if seed is None else lambda _, at, *more: seed(at, *more)
-        factors = jax.vmap(lambda one, *more: self._example(one, known, more))(
+        def at_moved(seed: Callable) -> Callable:
+            return lambda _, at, *more: seed(at, *more)
+
+        known = tuple(seed if seed is None else at_moved(seed) for seed in seeds)
+        found = jax.vmap(lambda one, *more: self._example(one, known, more))(
             x, moved, *extra
         )
-        return Factors(moved, factors.leaves, factors.weighed)
+        return tuple(Factors(moved, each.leaves, each.weighed) for each in found)
 
     def linear(self, x: PyTree, shift: list[Array]) -> Float[Array, "N C"]:
         """f(x) + J(x) shift at x (N, …), by one forward-mode pass.
@@ -256,7 +267,9 @@ class Jacobian(eqx.Module):
 
         return jax.jvp(outputs, (self.leaves,), (shaped,))
 
-    def _example(self, x: PyTree, seed: Callable | None, extra: tuple) -> Factors:
+    def _example(
+        self, x: PyTree, seeds: tuple[Callable | None, ...], extra: tuple
+    ) -> tuple[Factors, ...]:
         every = jax.tree.leaves(parameters(self.model))
         chosen, ends = set(self.subset), set(self.plan.readout)
         sites = [site for site in self.plan.sites if site.leaf in chosen]
@@ -282,29 +295,33 @@ class Jacobian(eqx.Module):
         out, pull, data = jax.vjp(
             run, deltas, [every[n] for n in generic], has_aux=True
         )
-        eye = jnp.eye(out.shape[0], dtype=out.dtype)
-        rows = eye if seed is None else seed(out, *extra).T.astype(out.dtype)
-        at_inner, at_leaves = jax.vmap(pull)(rows)
-        gradients = dict(zip(inner, at_inner, strict=True))
-        found: dict[int, list[Factor]] = {n: [] for n in self.subset}
-        for number, (site, a) in enumerate(zip(sites, data, strict=True)):
-            if number in gradients:
-                factor = _factor(site, a, gradients[number])
-            elif seed is None:
-                factor = Readout(
-                    a[0].astype(out.dtype), out.shape[0], site.output_first
-                )
-            else:
-                factor = Outer(a.astype(out.dtype), rows[:, None], site.output_first)
-            found[site.leaf].append(factor)
-        for n, j in zip(generic, at_leaves, strict=True):
-            found[n].append(Dense(j.reshape(j.shape[0], -1)))
-        for n in self.plan.readout[1:]:
-            if n in chosen:
-                one = Readout(jnp.ones(1, out.dtype), out.shape[0], True)
-                found[n].append(one if seed is None else Dense(rows))
-        leaves = tuple(_sum(found[n]) for n in self.subset)
-        return Factors(out, leaves, rows.shape[0])
+
+        def factors(seed: Callable | None) -> Factors:
+            eye = jnp.eye(out.shape[0], dtype=out.dtype)
+            rows = eye if seed is None else seed(out, *extra).T.astype(out.dtype)
+            at_inner, at_leaves = jax.vmap(pull)(rows)
+            gradients = dict(zip(inner, at_inner, strict=True))
+            found: dict[int, list[Factor]] = {n: [] for n in self.subset}
+            for number, (site, a) in enumerate(zip(sites, data, strict=True)):
+                if number in gradients:
+                    factor = _factor(site, a, gradients[number])
+                elif seed is None:
+                    a = a[0].astype(out.dtype)
+                    factor = Readout(a, out.shape[0], site.output_first)
+                else:
+                    a = a.astype(out.dtype)
+                    factor = Outer(a, rows[:, None], site.output_first)
+                found[site.leaf].append(factor)
+            for n, j in zip(generic, at_leaves, strict=True):
+                found[n].append(Dense(j.reshape(j.shape[0], -1)))
+            for n in self.plan.readout[1:]:
+                if n in chosen:
+                    one = Readout(jnp.ones(1, out.dtype), out.shape[0], True)
+                    found[n].append(one if seed is None else Dense(rows))
+            leaves = tuple(_sum(found[n]) for n in self.subset)
+            return Factors(out, leaves, rows.shape[0])
+
+        return tuple(factors(seed) for seed in seeds)
 
 
 def _factor(site: Site, a: Array, g: Float[Array, "K ..."]) -> Factor:

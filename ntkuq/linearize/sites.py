@@ -25,6 +25,7 @@ from jax.extend.core import primitives
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
+from ntkuq.linearize.convolve import convolve
 from ntkuq.linearize.patches import patches
 from ntkuq.linearize.program import Use, program, readout, uses
 from ntkuq.models import forward, parameters, trainable
@@ -193,7 +194,10 @@ def _dot(leaf: Leaf, data: ArrayLike, options: dict, *, weight_left: bool) -> Ar
 @quax.register(primitives.conv_general_dilated_p)
 def _conv(data: ArrayLike, leaf: Leaf, **options):
     """A convolution is a matrix product with the patches of the data."""
-    out = primitives.conv_general_dilated_p.bind(data, leaf.array, **options)
+    if leaf.outside():
+        out = convolve(data, leaf.array, options)
+    else:
+        out = primitives.conv_general_dilated_p.bind(data, leaf.array, **options)
     numbers = options["dimension_numbers"]
     rest = [axis for axis in range(leaf.array.ndim) if axis != numbers.rhs_spec[0]]
     grouped = options["feature_group_count"] > 1 or options["batch_group_count"] > 1

@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, PyTree
 
 from ntkuq.linearize.curvature.fisher import AbstractFisher, ExactFisher
 from ntkuq.linearize.examples import AbstractExamples
-from ntkuq.linearize.jacobian import Jacobian
-from ntkuq.models import AbstractLikelihood, Gaussian, forward
+from ntkuq.linearize.jacobian import Factors, Jacobian
+from ntkuq.linearize.products import pull
+from ntkuq.models import AbstractLikelihood, Gaussian
 
 
 class Summary(NamedTuple):
@@ -83,30 +84,61 @@ def _add(one: Any, two: Any) -> Any:
 
 @eqx.filter_jit
 def _chunk(step, jacobian, likelihood, fisher, x, y, extra):
-    summary = summarize(jacobian, likelihood, x, y)
     if jacobian.is_readout and isinstance(fisher, ExactFisher):
         factors = jacobian.factors(x)
-        return step(factors, jax.vmap(likelihood.hessian)(factors.outputs, y)), summary
+        score = jax.vmap(likelihood.residual)(factors.outputs, y)
+        summary = _summary(likelihood, factors.outputs, y, pull(factors, score))
+        hessian = jax.vmap(likelihood.hessian)(factors.outputs, y)
+        return step(factors, hessian), summary
+    factors, summary = fitted(jacobian, likelihood, fisher, x, y, extra)
+    return step(factors), summary
 
-    def seed(latent, *more):
+
+def fitted(
+    jacobian: Jacobian,
+    likelihood: AbstractLikelihood,
+    fisher: AbstractFisher,
+    x: PyTree,
+    y: PyTree,
+    extra: tuple[PyTree, ...],
+) -> tuple[Factors, Summary]:
+    """Factors of S^T J, and how well the network fits: one forward pass for both."""
+
+    def root(latent, _, *more):
         return fisher.weights(likelihood, latent, *more)
 
-    return step(jacobian.factors(x, seed, *extra)), summary
+    factors, gradient = jacobian.weighed(x, (root, _score(likelihood)), y, *extra)
+    return factors, _of_score(likelihood, gradient, y)
 
 
 def summarize(
     jacobian: Jacobian, likelihood: AbstractLikelihood, x: PyTree, y: PyTree
 ) -> Summary:
     """How well the network fits at these examples."""
+    (gradient,) = jacobian.weighed(x, (_score(likelihood),), y)
+    return _of_score(likelihood, gradient, y)
 
-    def fits(leaves):
-        model = jacobian.replace(leaves)
-        f = jax.vmap(lambda a: forward(model, a))(x)
-        return jnp.sum(jax.vmap(likelihood.log_prob)(f, y)), f
 
-    gradient, f = jax.grad(fits, has_aux=True)(jacobian.leaves)
+def _score(likelihood: AbstractLikelihood) -> Callable[..., Array]:
+    """The gradient of the log-likelihood in the outputs, as a weight, (C, 1)."""
+    return lambda latent, y, *_: likelihood.residual(latent, y)[:, None]
+
+
+def _of_score(
+    likelihood: AbstractLikelihood, gradient: Factors, y: PyTree
+) -> Summary:
+    f = gradient.outputs
+    return _summary(likelihood, f, y, pull(gradient, jnp.ones((len(f), 1), f.dtype)))
+
+
+def _summary(
+    likelihood: AbstractLikelihood,
+    f: Float[Array, "N C"],
+    y: PyTree,
+    gradient: list[Array],
+) -> Summary:
     value = jnp.sum(jax.vmap(likelihood.log_prob)(f, y))
     misfit = jnp.zeros((), value.dtype)
     if isinstance(likelihood, Gaussian):
         misfit = jnp.sum(((y - f) / likelihood.scale) ** 2)
-    return Summary(value, misfit, [leaf.reshape(-1) for leaf in gradient])
+    return Summary(value, misfit, gradient)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkuq.linearize.chunks import factor_numbers, predicted_numbers
-from ntkuq.linearize.curvature.accumulate import Summary, summarize
+from ntkuq.linearize.curvature.accumulate import Summary, fitted
 from ntkuq.linearize.curvature.base import (
     AbstractCovariance,
     AbstractCurvature,
@@ -215,11 +215,7 @@ class FunctionCovariance(AbstractCovariance):
 def _train(jacobian, likelihood, fisher, x, y, extra, variances):
     # one program: the gradients at a weight and the Jacobian of its bias are the same
     # numbers, and so are their products
-    def seed(latent, *more):
-        return fisher.weights(likelihood, latent, *more)
-
-    summary = summarize(jacobian, likelihood, x, y)
-    train = jacobian.factors(x, seed, *extra)
+    train, summary = fitted(jacobian, likelihood, fisher, x, y, extra)
     return train, summary, _flat_gram(train, variances)
 
 
