@@ -1,9 +1,9 @@
 """Convolutions to few channels, on a CPU.
 
-XLA multiplies a kernel with the patches of the data, and the channels of the output fill
-the registers of the processor: with 6 of them most lanes idle, and in float64 its code
-is fast for multiples of 8 from 24 on only. A block of b x c neighboring outputs is one
-convolution with stride (b, c) to b c times the channels, whose kernel holds shifted
+XLA multiplies a kernel with the patches of the data, and the channels of the output
+fill the registers of the processor: with 6 of them most lanes idle, and in float64 its
+code is fast for multiples of 8 from 24 on only. A block of b x c neighboring outputs is
+one convolution with stride (b, c) to b c times the channels, whose kernel holds shifted
 copies of the kernel: more operations on paper, and 2 to 9 times faster.
 """
 

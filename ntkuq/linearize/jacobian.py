@@ -27,11 +27,15 @@ class Outer(eqx.Module):
         a: data at the site, (N, T, I).
         g: output gradients there, (N, K, T, O).
         output_first: does the leaf ravel to (out, in), as Equinox's layers do?
+        summed: where known, (N, O) with sum_k,o g g' = sum_o e e' for any two examples:
+            of the layer before the last one all gradients are one vector, times fixed
+            numbers.
     """
 
     a: Float[Array, "*N T I"]
     g: Float[Array, "*N K T O"]
     output_first: bool = eqx.field(static=True)
+    summed: Float[Array, "*N O"] | None = None
 
     @property
     def once(self) -> bool:
@@ -98,9 +102,15 @@ class Readout(eqx.Module):
 
 
 class Dense(eqx.Module):
-    """J of any other leaf, raveled: (N, K, P)."""
+    """J of any other leaf, raveled: (N, K, P).
+
+    Args:
+        j: the Jacobian.
+        summed: of a bias, as in `Outer`.
+    """
 
     j: Float[Array, "*N K P"]
+    summed: Float[Array, "*N P"] | None = None
 
     def dense(self) -> Float[Array, "*N K P"]:
         """The Jacobian itself."""
@@ -277,24 +287,39 @@ class Jacobian(eqx.Module):
         # leaves outside the subset are recorded nowhere and differentiated nowhere
         skip = frozenset(self.plan.generic) | (set(range(len(every))) - chosen)
         inner = [n for n, site in enumerate(sites) if site.leaf not in ends]
+        last = [n for n, site in enumerate(sites) if site.leaf in ends]
 
         def run(deltas, varied):
             leaves = list(every)
             for n, leaf in zip(generic, varied, strict=True):
                 leaves[n] = leaf
             if not sites:  # nothing to record: an ordinary forward pass
-                return forward(self.replace([leaves[n] for n in self.subset]), x), []
+                out = forward(self.replace([leaves[n] for n in self.subset]), x)
+                return (out, []), []
             given: list[Array | None] = [None] * len(sites)
             for n, delta in zip(inner, deltas, strict=True):
                 given[n] = delta
             recorder = Recorder(leaves, skip, given)
-            return trace(self.model, x, recorder), recorder.inputs
+            out = trace(self.model, x, recorder)
+            return (out, [recorder.inputs[n] for n in last]), recorder.inputs
 
         dtype = jnp.result_type(*(leaf.dtype for leaf in every))
         deltas = [jnp.zeros(sites[n].shape, dtype) for n in inner]
-        out, pull, data = jax.vjp(
+        (out, met), back, data = jax.vjp(
             run, deltas, [every[n] for n in generic], has_aux=True
         )
+
+        def pull(row):
+            return back((row, [jnp.zeros_like(a) for a in met]))
+
+        summed = None
+        before = [n for n in inner if sites[n].leaf in self.plan.hidden]
+        if before and last:
+            # what becomes of each unit, differentiated: the same for all outputs
+            slopes, _ = back((jnp.zeros_like(out), [jnp.ones_like(a) for a in met]))
+            slope = slopes[inner.index(before[0])].reshape(-1)
+            end = sites[last[0]]
+            summed = slope * _norms(end, every[end.leaf]).astype(slope.dtype)
 
         def factors(seed: Callable | None) -> Factors:
             eye = jnp.eye(out.shape[0], dtype=out.dtype)
@@ -303,8 +328,9 @@ class Jacobian(eqx.Module):
             gradients = dict(zip(inner, at_inner, strict=True))
             found: dict[int, list[Factor]] = {n: [] for n in self.subset}
             for number, (site, a) in enumerate(zip(sites, data, strict=True)):
+                one = summed if seed is None and site.leaf in self.plan.hidden else None
                 if number in gradients:
-                    factor = _factor(site, a, gradients[number])
+                    factor = _factor(site, a, gradients[number], one)
                 elif seed is None:
                     a = a[0].astype(out.dtype)
                     factor = Readout(a, out.shape[0], site.output_first)
@@ -313,7 +339,8 @@ class Jacobian(eqx.Module):
                     factor = Outer(a, rows[:, None], site.output_first)
                 found[site.leaf].append(factor)
             for n, j in zip(generic, at_leaves, strict=True):
-                found[n].append(Dense(j.reshape(j.shape[0], -1)))
+                one = summed if seed is None and n in self.plan.hidden else None
+                found[n].append(Dense(j.reshape(j.shape[0], -1), one))
             for n in self.plan.readout[1:]:
                 if n in chosen:
                     one = Readout(jnp.ones(1, out.dtype), out.shape[0], True)
@@ -324,7 +351,16 @@ class Jacobian(eqx.Module):
         return tuple(factors(seed) for seed in seeds)
 
 
-def _factor(site: Site, a: Array, g: Float[Array, "K ..."]) -> Factor:
+def _norms(end: Site, matrix: Array) -> Float[Array, " I"]:
+    """How much of each input of a last layer all outputs take together."""
+    if end.output_first:
+        return jnp.linalg.norm(matrix.reshape(end.out, end.into), axis=0)
+    return jnp.linalg.norm(matrix.reshape(end.into, end.out), axis=1)
+
+
+def _factor(
+    site: Site, a: Array, g: Float[Array, "K ..."], summed: Array | None
+) -> Factor:
     """One site's factor for one example (no leading N)."""
     g = jnp.transpose(g, (0, *(1 + p for p in site.permutation)))
     g = g.reshape(g.shape[0], site.positions, site.out)
@@ -333,7 +369,7 @@ def _factor(site: Site, a: Array, g: Float[Array, "K ..."]) -> Factor:
         inside = (a >= 0) & (a < site.into)
         g = g * inside[:, None].astype(g.dtype)
         return Rows(jnp.clip(a, 0, site.into - 1), g, site.into)
-    return Outer(a.astype(g.dtype), g, site.output_first)
+    return Outer(a.astype(g.dtype), g, site.output_first, summed)
 
 
 def _sum(parts: list[Factor]) -> Factor:

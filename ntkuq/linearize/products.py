@@ -207,12 +207,26 @@ def _trace_gram(one: Factor, two: Factor) -> Float[Array, "N M"]:
         inner = _data(one) @ _data(two).T
         if isinstance(one, Readout) and isinstance(two, Readout):
             return one.outputs * inner
+        known = _summed(one, two)
+        if known is not None:
+            return inner * known
         left = one.outer() if isinstance(one, Readout) else one
         right = two.outer() if isinstance(two, Readout) else two
         return inner * _flat_product(_gradients(left), _gradients(right))
+    known = _summed(one, two)
+    if known is not None:
+        return known
     if _looked_up(one) and _looked_up(two):
         return _same_row(one, two) * _flat_product(one.g[:, :, 0], two.g[:, :, 0])
     return _flat_product(one.dense(), two.dense())
+
+
+def _summed(one: Factor, two: Factor) -> Float[Array, "N M"] | None:
+    """sum_k,o g g' of the layer before the last: no product over the outputs."""
+    left, right = (
+        leaf.summed if isinstance(leaf, Outer | Dense) else None for leaf in (one, two)
+    )
+    return None if left is None or right is None else left @ right.T
 
 
 def _flat_product(

@@ -160,8 +160,117 @@ class Readout(NamedTuple):
     biases: tuple[int, ...]
 
 
+class Hidden(NamedTuple):
+    """The layer before the end: each unit by itself becomes what the last matrix meets.
+
+    matrix, biases: leaves, as in `Readout`.
+    """
+
+    matrix: int
+    biases: tuple[int, ...]
+
+
 #: Operations that keep each number and its place in the raveled array.
 KEEP = (primitives.reshape_p, primitives.squeeze_p, primitives.copy_p)
+#: Operations on the numbers of one place.
+ELEMENTWISE = frozenset(
+    {
+        "abs",
+        "add",
+        "add_any",
+        "clamp",
+        "convert_element_type",
+        "copy",
+        "cos",
+        "div",
+        "eq",
+        "erf",
+        "exp",
+        "exp2",
+        "expm1",
+        "ge",
+        "gt",
+        "integer_pow",
+        "le",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "pow",
+        "reshape",
+        "rsqrt",
+        "select_n",
+        "sign",
+        "sin",
+        "sqrt",
+        "square",
+        "squeeze",
+        "sub",
+        "tanh",
+    }
+)
+
+
+class _Flow:
+    """Where the values of a program come from and go to."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        #: the place of the equation that makes a value, and of those that use it
+        self.maker = {
+            n: place
+            for place, equation in enumerate(program.equations)
+            for n in equation.outputs
+        }
+        self.users: dict[int, list[int]] = {}
+        for place, equation in enumerate(program.equations):
+            for number in equation.inputs:
+                if number is not None:
+                    self.users.setdefault(number, []).append(place)
+        self.returned = {n for n in program.outputs if n is not None}
+        #: made of literals alone
+        self.fixed = set[int]()
+        for equation in program.equations:
+            if self.fixed.issuperset({n for n in equation.inputs if n is not None}):
+                self.fixed.update(equation.outputs)
+
+    def used_once(self, number: int) -> bool:
+        """Has a value one use, an output of the program included?"""
+        return len(self.users.get(number, ())) + (number in self.returned) == 1
+
+    def made_by(self, number: int) -> Equation | None:
+        place = self.maker.get(number)
+        return None if place is None else self.program.equations[place]
+
+    def bare(self, number: int | None) -> int | None:
+        """The leaf that a value is, reshaped at most; used nowhere else."""
+        return self._leaf(number, KEEP)
+
+    def turned(self, number: int | None) -> int | None:
+        """The leaf that a value is, transposed at most; used nowhere else."""
+        return self._leaf(number, (primitives.transpose_p,))
+
+    def _leaf(self, number: int | None, through) -> int | None:
+        while number is not None and self.used_once(number):
+            if number < self.program.leaves:
+                return number
+            maker = self.made_by(number)
+            if maker is None or maker.primitive not in through:
+                return None
+            number = maker.inputs[0]
+        return None
+
+    def matrix(self, equation: Equation) -> int | None:
+        """The leaf that a matrix product multiplies with something else."""
+        if equation.primitive is not primitives.dot_general_p:
+            return None
+        found = [n for n in map(self.turned, equation.inputs) if n is not None]
+        return found[0] if len(found) == 1 else None
 
 
 def readout(program: Program) -> Readout | None:
@@ -170,37 +279,18 @@ def readout(program: Program) -> Readout | None:
     Followed backwards from the output through additions; each value on the way, the
     matrix and the biases included, may have no other use.
     """
-    makers = {n: e for e in program.equations for n in e.outputs}
-    count: dict[int, int] = {}
-    for equation in program.equations:
-        for number in equation.inputs:
-            if number is not None:
-                count[number] = count.get(number, 0) + 1
-    for number in program.outputs:
-        if number is not None:
-            count[number] = count.get(number, 0) + 1
-
-    def bare(number: int | None) -> int | None:
-        """The leaf that a value is, reshaped at most; used nowhere else."""
-        while number is not None and count[number] == 1:
-            if number < program.leaves:
-                return number
-            maker = makers.get(number)
-            if maker is None or maker.primitive not in KEEP:
-                return None
-            number = maker.inputs[0]
-        return None
+    flow = _Flow(program)
 
     def product(number: int | None) -> tuple[int, list[int]] | None:
         """The matrix, and the biases added on the way to this value."""
-        if number is None or count[number] != 1 or number not in makers:
+        maker = None if number is None else flow.made_by(number)
+        if number is None or maker is None or not flow.used_once(number):
             return None
-        maker = makers[number]
         if maker.primitive in KEEP:
             return product(maker.inputs[0])
-        if maker.primitive is primitives.dot_general_p:
-            matrix = [n for n in map(_turned, maker.inputs) if n is not None]
-            return (matrix[0], []) if len(matrix) == 1 else None
+        matrix = flow.matrix(maker)
+        if matrix is not None:
+            return matrix, []
         if maker.primitive in (primitives.add_p, primitives.sub_p):
             plus = maker.primitive is primitives.add_p
             sides = (0, 1) if plus else (0,)
@@ -209,27 +299,92 @@ def readout(program: Program) -> Readout | None:
                 # a broadcast product would be several outputs of one number
                 if found is None or maker.sizes[side] != max(maker.sizes):
                     continue
-                other = bare(maker.inputs[1 - side])
+                other = flow.bare(maker.inputs[1 - side])
                 whole = maker.sizes[1 - side] == maker.sizes[side]
                 if plus and other is not None and whole:
                     found[1].append(other)
                 return found
         return None
 
-    def _turned(number: int | None) -> int | None:
-        """The leaf that a value is, transposed at most; used nowhere else."""
-        if number is None or count[number] != 1:
-            return None
-        if number < program.leaves:
-            return number
-        maker = makers.get(number)
-        if maker is not None and maker.primitive is primitives.transpose_p:
-            return _turned(maker.inputs[0])
-        return None
-
     (output,) = program.outputs
     found = product(output)
     return None if found is None else Readout(found[0], tuple(found[1]))
+
+
+def hidden(program: Program, end: Readout) -> Hidden | None:
+    """The layer whose outputs, each changed by itself, are what the last matrix meets.
+
+    Its gradient of output c is then (the last matrix's row c) times a derivative of
+    each unit, the same for all outputs.
+    """
+    flow = _Flow(program)
+    places = [
+        n for n, e in enumerate(program.equations) if flow.matrix(e) == end.matrix
+    ]
+    if len(places) != 1:
+        return None
+    (last,) = places
+    (data,) = (
+        n for n in program.equations[last].inputs if flow.turned(n) != end.matrix
+    )
+    # back from there through operations on one place each
+    between, products, wanted = {last}, set[int](), [data]
+    while wanted:
+        number = wanted.pop()
+        if number is None or number < program.leaves or number in flow.fixed:
+            continue
+        place = flow.maker.get(number)
+        if place is None:  # an input of the network
+            return None
+        if place in between:
+            continue
+        equation = program.equations[place]
+        if _elementwise(equation.primitive, equation.params):
+            between.add(place)
+            wanted.extend(equation.inputs)
+        elif flow.matrix(equation) is not None:
+            products.add(place)
+        elif flow.bare(number) is None:
+            return None
+    if len(products) != 1:
+        return None
+    (place,) = products
+    inside = {n for p in between - {last} for n in program.equations[p].outputs}
+    (made,) = program.equations[place].outputs
+    for number in (*inside, made):
+        leaves = not between.issuperset(flow.users.get(number, ()))
+        if leaves or number in flow.returned:
+            return None
+    matrix = flow.matrix(program.equations[place])
+    return None if matrix is None else Hidden(matrix, _added(flow, made))
+
+
+def _added(flow: _Flow, number: int) -> tuple[int, ...]:
+    """Leaves added to a product, each as it is, before anything else."""
+    found = []
+    while flow.used_once(number) and flow.users.get(number):
+        equation = flow.program.equations[flow.users[number][0]]
+        if equation.primitive is primitives.add_p:
+            side = equation.inputs.index(number)
+            other = flow.bare(equation.inputs[1 - side])
+            if other is None or equation.sizes[0] != equation.sizes[1]:
+                break
+            found.append(other)
+        elif equation.primitive not in KEEP:
+            break
+        (number,) = equation.outputs
+    return tuple(found)
+
+
+def _elementwise(primitive: core.Primitive, params: dict[str, Any]) -> bool:
+    inner = _inner(params)
+    if primitive.name in ("custom_jvp_call", "jit"):
+        return all(
+            _elementwise(equation.primitive, equation.params)
+            for jaxpr in inner
+            for equation in jaxpr.eqns
+        )
+    return primitive.name in ELEMENTWISE and not inner
 
 
 def _activations(jaxpr) -> int:

@@ -27,7 +27,7 @@ from jaxtyping import Array, PyTree
 
 from ntkuq.linearize.convolve import convolve
 from ntkuq.linearize.patches import patches
-from ntkuq.linearize.program import Use, program, readout, uses
+from ntkuq.linearize.program import Use, hidden, program, readout, uses
 from ntkuq.models import forward, parameters, trainable
 from ntkuq.models.memo import by_structure
 
@@ -313,6 +313,8 @@ class Plan(eqx.Module):
             forward pass.
         readout: the leaves of a linear last layer, whose Jacobian is known without a
             backward pass: the outputs are matrix @ data + biases + anything else.
+        hidden: the leaves of the layer before it, where that data are its outputs, each
+            changed by itself.
     """
 
     sites: tuple[Site, ...] = eqx.field(static=True)
@@ -321,6 +323,7 @@ class Plan(eqx.Module):
     activations: int = eqx.field(static=True)
     uses: tuple[Use, ...] = eqx.field(static=True)
     readout: tuple[int, ...] = eqx.field(static=True, default=())
+    hidden: tuple[int, ...] = eqx.field(static=True, default=())
 
     @property
     def leaves(self) -> int:
@@ -443,10 +446,18 @@ def _find_sites(model: PyTree, x: PyTree) -> Plan:
     sites = tuple(recorder.sites)
     met = {site.leaf for site in sites}
     unmet = tuple(n for n in everything if n not in met)
-    end = readout(steps)
+
+    def met_once(leaf: int) -> bool:
+        """At one position, with outputs in the order of the leaf's axes?"""
+        met = [site for site in sites if site.leaf == leaf]
+        return len(met) == 1 and met[0].kind == "dense" and _in_order(met[0])
+
     ends: tuple[int, ...] = ()
-    if end is not None:
-        last = [site for site in sites if site.leaf == end.matrix]
-        if len(last) == 1 and last[0].kind == "dense" and _in_order(last[0]):
-            ends = (end.matrix, *end.biases)
-    return Plan(sites, unmet, shapes, size, used, ends)
+    before: tuple[int, ...] = ()
+    end = readout(steps)
+    if end is not None and met_once(end.matrix):
+        ends = (end.matrix, *end.biases)
+        layer = hidden(steps, end)
+        if layer is not None and met_once(layer.matrix):
+            before = (layer.matrix, *layer.biases)
+    return Plan(sites, unmet, shapes, size, used, ends, before)

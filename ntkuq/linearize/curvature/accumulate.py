@@ -124,9 +124,7 @@ def _score(likelihood: AbstractLikelihood) -> Callable[..., Array]:
     return lambda latent, y, *_: likelihood.residual(latent, y)[:, None]
 
 
-def _of_score(
-    likelihood: AbstractLikelihood, gradient: Factors, y: PyTree
-) -> Summary:
+def _of_score(likelihood: AbstractLikelihood, gradient: Factors, y: PyTree) -> Summary:
     f = gradient.outputs
     return _summary(likelihood, f, y, pull(gradient, jnp.ones((len(f), 1), f.dtype)))
 
