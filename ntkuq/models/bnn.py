@@ -23,7 +23,7 @@ from ntkuq.models.likelihoods import (
     Poisson,
     Positions,
 )
-from ntkuq.models.memo import by_structure
+from ntkuq.models.memo import by_identity, by_structure
 from ntkuq.models.network import Network, as_network, count, parameters
 from ntkuq.models.priors import AbstractPrior, NormalPrior
 from ntkuq.models.scaling import AbstractScaling, Identity
@@ -75,7 +75,7 @@ class BNN(eqx.Module):
     @property
     def model(self) -> PyTree:
         """The trained network in inference mode (dropout and batch statistics off)."""
-        return eqx.nn.inference_mode(self._trained)
+        return _quiet(self._trained)
 
     @property
     def _trained(self) -> PyTree:
@@ -98,7 +98,7 @@ class BNN(eqx.Module):
         Raises:
             TypeError: for complex parameters.
         """
-        dtype = jnp.result_type(*(a.dtype for a in jax.tree.leaves(self.parameters)))
+        dtype = _dtype(self._trained)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
                 f"expected real floating-point parameters, got {dtype}: a Gaussian "
@@ -224,8 +224,14 @@ class BNN(eqx.Module):
             keep = isinstance(self.scaling, Identity) and _whole(leaf)
             return jax.ShapeDtypeStruct(leaf.shape[1:], jnp.int32 if keep else dtype)
 
+        one = jax.tree.map(example, x)
+        leaves, structure = jax.tree.flatten(one)
+        key = structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
+        known = _shapes(model) if self.trained else {}
+        if key in known:
+            return known[key]
         try:
-            return _shape(model, jax.tree.map(example, x))
+            known[key] = _shape(model, one)
         # whatever a network raises on inputs that it does not take
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
             what = ", ".join(str(s[1:]) for s in shapes)
@@ -236,6 +242,7 @@ class BNN(eqx.Module):
                 "(leading axis: examples), and switch randomness off in the network "
                 "(equinox.nn.inference_mode)"
             ) from error
+        return known[key]
 
     def size(self) -> int:
         """The number of parameters P."""
@@ -288,6 +295,25 @@ class BNN(eqx.Module):
         return NoisyTargets(
             value, jnp.asarray(np.broadcast_to(noise / scale, y.shape), dtype)
         )
+
+
+@by_identity
+def _quiet(model: PyTree) -> PyTree:
+    """In inference mode."""
+    return eqx.nn.inference_mode(model)
+
+
+@by_identity
+def _dtype(model: PyTree) -> np.dtype:
+    """The type that holds all parameters."""
+    return jnp.result_type(*(a.dtype for a in jax.tree.leaves(parameters(model))))
+
+
+@by_identity
+def _shapes(model: PyTree) -> dict[tuple, tuple[int, ...]]:
+    """Shapes of the outputs that are known, by shapes of the inputs."""
+    del model
+    return {}
 
 
 @by_structure

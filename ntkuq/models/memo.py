@@ -1,8 +1,9 @@
-"""Results that depend on shapes and static structure only, kept between calls."""
+"""Results that are kept between calls: by structure, or as long as an object lives."""
 
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,30 @@ def by_structure[T](function: Callable[..., T]) -> Callable[..., T]:
                 raise
             return function(*trees)
         return once(function, trees)
+
+    return wrapped
+
+
+def by_identity[T](function: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Call `function(one)` once for each object, which must not change.
+
+    The value is forgotten with the object; it may hold parts of it, not itself.
+    """
+    kept: dict[int, tuple[weakref.ref, T]] = {}
+
+    @functools.wraps(function)
+    def wrapped(one: Any) -> T:
+        found = kept.get(id(one))
+        if found is not None and found[0]() is one:
+            return found[1]
+        value = function(one)
+        try:
+            reference = weakref.ref(one, lambda _, key=id(one): kept.pop(key, None))
+        except TypeError:  # a list or a tuple of layers
+            return value
+        if value is not one:
+            kept[id(one)] = reference, value
+        return value
 
     return wrapped
 
