@@ -262,7 +262,8 @@ class BNN(eqx.Module):
         self._outputs(scaled)
         dtype = dtype or (self.dtype if self.trained else jnp.zeros(()).dtype)
         return jax.tree.map(
-            lambda a: jnp.asarray(a, jnp.int32 if _whole(a) else dtype), scaled
+            lambda a: jnp.asarray(a, jnp.int32) if _whole(a) else _cast(a, dtype),
+            scaled,
         )
 
     def targets(
@@ -295,6 +296,13 @@ class BNN(eqx.Module):
         return NoisyTargets(
             value, jnp.asarray(np.broadcast_to(noise / scale, y.shape), dtype)
         )
+
+
+def _cast(a: ArrayLike, dtype: DTypeLike) -> Array:
+    if isinstance(a, np.ndarray) and a.dtype == np.float32:
+        # on the device: NumPy's copy would be copied once more, which takes longer
+        return jnp.asarray(a).astype(dtype)
+    return jnp.asarray(a, dtype)
 
 
 @by_identity

@@ -53,13 +53,13 @@ def by_identity[T](function: Callable[[Any], T]) -> Callable[[Any], T]:
         found = kept.get(id(one))
         if found is not None and found[0]() is one:
             return found[1]
-        value = function(one)
+        value, key = function(one), id(one)
         try:
-            reference = weakref.ref(one, lambda _, key=id(one): kept.pop(key, None))
+            reference = weakref.ref(one, lambda _: kept.pop(key, None))
         except TypeError:  # a list or a tuple of layers
             return value
         if value is not one:
-            kept[id(one)] = reference, value
+            kept[key] = reference, value
         return value
 
     return wrapped

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import equinox as eqx
@@ -37,6 +39,10 @@ from ntkuq.linearize.jacobian import Factors, Jacobian
 from ntkuq.linearize.products import dense
 from ntkuq.linearize.triangular import self_product
 from ntkuq.models import AbstractLikelihood
+
+
+#: Groups of outputs in a product with a triangular factor: more are fewer operations.
+GROUPS = 10
 
 
 class SpaceCost(NamedTuple):
@@ -176,8 +182,8 @@ def roots(variances: list[Array]) -> list[Array]:
 class ReadoutCovariance(AbstractCovariance):
     """The same for a last layer, by the inverse factor R = L^-1: D R^T R D.
 
-    The Jacobian holds the same inputs for each output, so that R J^T is one product for
-    each output, with nothing of size C x P for an example.
+    The Jacobian holds the same inputs for each output, so that R J^T takes products
+    with these alone, for one group of the rows of R at a time.
     """
 
     inverse: Float[Array, "P P"]
@@ -186,25 +192,50 @@ class ReadoutCovariance(AbstractCovariance):
     jitter: Float[Array, ""]
     order: tuple[tuple[int, ...], ...] = eqx.field(static=True)
 
-    def _half(self, factors: Factors) -> Float[Array, "C P N"]:
+    def _half(self, factors: Factors) -> Iterator[tuple[int, Float[Array, "N c p"]]]:
+        """R J^T in groups of rows p, for the first c outputs; it is 0 for the others.
+
+        R is triangular, and parameters of later outputs come later.
+        """
         a = extended(factors, self.deviations).astype(self.inverse.dtype)
-        parts = [self.inverse[:, np.asarray(row)] @ a.T for row in self.order]
-        return jnp.stack(parts)
+        order = np.asarray(self.order)
+        count, inputs = order.shape
+        starts = [*order.min(axis=1), len(self.inverse)]
+        ends = np.linspace(0, count, 1 + min(count, GROUPS)).astype(int)
+        for first, last in itertools.pairwise(ends):
+            rows = self.inverse[starts[first] : starts[last]]
+            met = jnp.swapaxes(rows[:, order[:last]], 0, 1)
+            half = a @ met.reshape(-1, inputs).T
+            yield int(last), half.reshape(len(a), last, -1)
 
     def marginal(self, factors):
-        half = self._half(factors)
-        return jnp.einsum("cpn,dpn->ncd", half, half)
+        count = factors.outputs.shape[1]
+        total = jnp.zeros((), self.inverse.dtype)
+        for met, half in self._half(factors):
+            missing = (0, count - met)
+            total = total + jnp.pad(half @ half.mT, ((0, 0), missing, missing))
+        return total
 
     def variance(self, factors):
-        return jnp.sum(self._half(factors) ** 2, axis=1).T
+        count = factors.outputs.shape[1]
+        total = jnp.zeros((), self.inverse.dtype)
+        for met, half in self._half(factors):
+            part = jnp.sum(half**2, axis=-1)
+            total = total + jnp.pad(part, ((0, 0), (0, count - met)))
+        return total
 
     def numbers(self, jacobian, outputs):
-        return jacobian.plan.activations + outputs * (jacobian.size + 2 * outputs)
+        rows = jacobian.size // min(outputs, GROUPS)
+        return jacobian.plan.activations + outputs * (rows + 2 * outputs)
 
     def joint(self, factors):
-        half = jnp.transpose(self._half(factors), (1, 2, 0))
-        flat = half.reshape(half.shape[0], -1)
-        return flat.T @ flat
+        n, count = factors.outputs.shape
+        total = jnp.zeros((), self.inverse.dtype)
+        for met, half in self._half(factors):
+            flat = jnp.pad(half, ((0, 0), (0, count - met), (0, 0)))
+            flat = flat.reshape(n * count, -1)
+            total = total + flat @ flat.T
+        return total
 
     def apply(self, vector):
         column = columns(self.deviations, self.sizes)
