@@ -28,7 +28,7 @@ from ntkuq.linearize.curvature import FunctionCovariance
 from ntkuq.linearize.curvature.forms import Block, Rotated
 from ntkuq.linearize.curvature.kfac import Form, Pair, decompose, forms_of
 from ntkuq.models import Categorical, Gaussian, cast
-from tests.linearize.networks import KEY, NETWORKS
+from tests.linearize.networks import KEY, NETWORKS, Right, normal
 from tests.oracle import dense as oracle
 
 
@@ -262,6 +262,51 @@ def test_a_last_layer_needs_no_backward_pass(name):
     case.check(blocks, kfac(case, reduced=False))
     text = str(jax.make_jaxpr(lambda x: case.jacobian.factors(x))(case.x))
     assert "transpose" not in text.replace("transpose[permutation=(1, 0)]", "")
+
+
+@pytest.mark.parametrize("groups", [1, 5, 13])
+@pytest.mark.parametrize("output_first", [True, False])
+def test_groups_of_outputs_change_nothing(output_first, groups, monkeypatch):
+    """Thirteen outputs, in both layouts of the last matrix."""
+    from ntkuq.linearize.curvature import weight
+
+    monkeypatch.setattr(weight, "GROUPS", groups)
+    if output_first:
+        model = eqx.nn.MLP(4, 13, 3, 1, jnp.tanh, key=KEY)
+    else:
+        w, b, v = normal(4, 3), normal(3, number=2), normal(3, 13, number=3)
+        model = Right(w=w, b=b, v=v)
+    monkeypatch.setitem(NETWORKS, "wide", (model, NETWORKS["mlp"][1], None))
+    case = Case("wide", lambda model, plan: plan.readout)
+    g = oracle.ggn(case.j, case.h)
+    # a program of its own: the groups are no argument
+    with jax.disable_jit():
+        case.check(weight_space(*case.problem, case.c)[0], g, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "tied", "bag", "heads", "gru", "lenet", "unet", "conv 3d", "norms"]
+)
+def test_a_fit_is_summarized_by_the_likelihood_and_its_gradient(name):
+    case = of(name)
+
+    def joint(leaves):
+        f = oracle.outputs(case.jacobian.replace(leaves), case.x)
+        return jnp.sum(jax.vmap(case.likelihood.log_prob)(f, case.y))
+
+    value, expected = jax.value_and_grad(joint)(case.jacobian.leaves)
+    _, summary = kronecker_blocks(*case.problem, case.c, sharing=None)
+    assert float(summary.log_likelihood) == pytest.approx(float(value), rel=1e-12)
+    for got, leaf in zip(summary.gradient, expected, strict=True):
+        np.testing.assert_allclose(got, leaf.ravel(), rtol=1e-9, atol=1e-11)
+    if not case.jacobian.plan.readout:
+        return
+    case = Case(name, lambda model, plan: plan.readout)
+    _, summary = weight_space(*case.problem, case.c)
+    assert float(summary.log_likelihood) == pytest.approx(float(value), rel=1e-12)
+    last = [expected[leaf] for leaf in case.jacobian.subset]
+    for got, leaf in zip(summary.gradient, last, strict=True):
+        np.testing.assert_allclose(got, leaf.ravel(), rtol=1e-9, atol=1e-11)
 
 
 def test_strips_and_chunks_of_a_last_layer_change_nothing(monkeypatch):

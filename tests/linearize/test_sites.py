@@ -1,6 +1,7 @@
 """Every route of the structured Jacobian equals the dense one."""
 
 import functools
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -300,6 +301,54 @@ def test_running_statistics_are_no_parameters():
     model, x, _ = NETWORKS["batch norm"]
     plan = find_sites(model, x[0])
     assert plan.shapes == ((6, 4), (6,), (6,), (6,), (2, 6), (2,))
+
+
+class Ending(eqx.Module):
+    """Two layers, and what happens between them."""
+
+    first: eqx.nn.Linear
+    last: eqx.nn.Linear
+    between: Callable = eqx.field(static=True)
+
+    def __call__(self, x):
+        return self.between(self.first(x), self.last, x)
+
+
+def _ending(between):
+    one, two = (eqx.nn.Linear(4, n, key=KEY) for n in (4, 3))
+    return Ending(one, two, between)
+
+
+ENDINGS = {
+    "relu": (lambda h, last, x: last(jax.nn.relu(h)), (0, 1)),
+    "gelu": (lambda h, last, x: last(jax.nn.gelu(h)), (0, 1)),
+    "silu": (lambda h, last, x: last(jax.nn.silu(h)), (0, 1)),
+    "elu": (lambda h, last, x: last(jax.nn.elu(h)), (0, 1)),
+    "linear": (lambda h, last, x: last(h), (0, 1)),
+    "reshaped": (lambda h, last, x: last(jnp.tanh(h.reshape(2, 2)).ravel()), (0, 1)),
+    "skipped": (lambda h, last, x: last(jnp.tanh(h)) + x[:3], (0, 1)),
+    # units that meet each other, other data, or the outputs beside the last matrix
+    "softmax": (lambda h, last, x: last(jax.nn.softmax(h)), ()),
+    "centered": (lambda h, last, x: last(h - h.mean()), ()),
+    "reversed": (lambda h, last, x: last(h + h[::-1]), ()),
+    "residual": (lambda h, last, x: last(x + jnp.tanh(h)), ()),
+    "gated": (lambda h, last, x: last(h * jnp.tanh(x)), ()),
+    "seen twice": (lambda h, last, x: last(jnp.tanh(h)) + h[:3], ()),
+    "seen late": (lambda h, last, x: last(jnp.tanh(h)) + jnp.tanh(h)[:3], ()),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_traces_know_the_layer_before_the_last(name):
+    """Where each of its units alone becomes what the last matrix meets."""
+    between, expected = ENDINGS[name]
+    with jax.enable_x64(True):
+        model, x = double(_ending(between)), double(normal(5, 4))
+        found = Jacobian.at(model, x[0])
+        assert found.plan.hidden == expected
+        for other in (None, x[:3] + 1.0):
+            full = np.einsum("ncmc->nm", ntk(found, x, other))
+            np.testing.assert_allclose(ntk_trace(found, x, other), full, rtol=1e-10)
 
 
 def test_plans_are_kept_for_networks_of_one_structure():

@@ -1,5 +1,8 @@
 """Priors, scaling, networks and the `BNN` that holds them."""
 
+import gc
+import weakref
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -109,6 +112,44 @@ def test_inputs_of_another_shape_are_refused():
         Standardize().inputs(data.x)
     with pytest.raises(ValueError, match="not fitted yet"):
         Standardize().scale()
+
+
+def test_a_trained_network_is_looked_at_once():
+    """Its inference mode, type and shapes are kept as long as it lives, no longer."""
+    calls = []
+
+    class Counted(eqx.Module):
+        layer: eqx.nn.Linear
+        drop: eqx.nn.Dropout
+
+        def __call__(self, x):
+            calls.append(x.shape)
+            return self.layer(self.drop(x))
+
+    def build(features):
+        layer = eqx.nn.Linear(features, 1, key=KEY)
+        return Counted(layer, eqx.nn.Dropout(0.5))
+
+    data = Dataset(RNG.standard_normal((8, 3)), RNG.standard_normal(8))
+    bnn = BNN(build(3), Gaussian()).prepare(data)
+    model = bnn.model
+    assert model.drop.inference
+    assert bnn.with_noise(2.0).model is model
+    assert bnn.inputs(data.x).dtype == np.float32
+    assert bnn.outputs(data) == 1
+    assert calls == [(3,)]
+    # another network, at the same address perhaps
+    for features in (2, 4, 5):
+        other = BNN(build(features), Gaussian())
+        assert other.outputs(Dataset(np.zeros((8, features)), data.y)) == 1
+        assert calls[-1] == (features,)
+        with pytest.raises(ValueError, match="one example, of shape"):
+            other.outputs(data)
+        del other
+    gone = weakref.ref(bnn.network.trained)
+    del bnn
+    gc.collect()
+    assert gone() is None
 
 
 def test_tokens_stay_integers():
