@@ -131,8 +131,12 @@ def _mixture(likelihood, units, latent, dtype):
 
 def joint_units(bnn: BNN, joint: Joint) -> Joint:
     """A joint distribution of outputs in the units of the data."""
-    loc, scale = _units(bnn, joint.mean.dtype)
-    mean, factor = bnn.likelihood.shift(joint.mean, loc, scale)
+    return _joint_units(bnn.likelihood, _units(bnn, joint.mean.dtype), joint)
+
+
+@eqx.filter_jit
+def _joint_units(likelihood, units: tuple[Array, Array], joint: Joint) -> Joint:
+    mean, factor = likelihood.shift(joint.mean, *units)
     flat = jnp.tile(factor, joint.mean.shape[0])
     return Joint(mean, joint.covariance * flat[:, None] * flat)
 

@@ -26,10 +26,11 @@ from ntkuq.linearize.curvature.base import (
 )
 from ntkuq.linearize.curvature.fisher import AbstractFisher, ExactFisher
 from ntkuq.linearize.curvature.square import (
+    Factored,
     Square,
     inverse_factor,
-    log_det_of,
     log_det_plus_one,
+    trace_and_log_det,
 )
 from ntkuq.linearize.curvature.weight import SpaceCost
 from ntkuq.linearize.examples import AbstractExamples
@@ -77,7 +78,9 @@ class FunctionSpace(AbstractCurvature):
         return self.square.slopes(log_t)
 
     def covariance(self, tau: float, t: float) -> FunctionCovariance:
-        factored = self.square.factor(t)
+        return self._covariance(tau, t, self.square.factor(t))
+
+    def _covariance(self, tau: float, t: float, factored: Factored):
         dtype = np.dtype(factored.lower.dtype)
         return FunctionCovariance(
             factored.lower,
@@ -90,8 +93,9 @@ class FunctionSpace(AbstractCurvature):
         )
 
     def at(self, tau: float, t: float):
-        covariance = self.covariance(tau, t)
-        return Evaluated(covariance, float(log_det_of(covariance.factor)), None)
+        factored = self.square.factor(t)
+        covariance = self._covariance(tau, t, factored)
+        return Evaluated(covariance, float(factored.log_det), None)
 
     def log_det_at(self, variances, scale):
         return log_det_plus_one(scale * _flat_gram(self.train, variances))
@@ -140,8 +144,8 @@ class FunctionCovariance(AbstractCovariance):
         the chord from 0 to the largest l, which log(1 + trace) bounds.
         """
         with jax.enable_x64(self._double):
-            trace = float(jnp.sum(self.factor**2)) - self.factor.shape[0]
-            log_det = float(log_det_of(self.factor))
+            squares, log_det = map(float, trace_and_log_det(self.factor))
+        trace = squares - self.factor.shape[0]
         if trace <= 0:
             return 0.0
         most = math.log1p(trace)

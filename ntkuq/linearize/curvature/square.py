@@ -116,9 +116,9 @@ def _inverse_traces(lower: Array) -> tuple[Array, Array]:
 
 
 @jax.jit
-def log_det_of(lower: Float[Array, "n n"]) -> Float[Array, ""]:
-    """log det(L L^T)."""
-    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(lower)))
+def trace_and_log_det(lower: Float[Array, "n n"]) -> tuple[Array, Array]:
+    """tr(L L^T) and log det(L L^T)."""
+    return jnp.sum(lower**2), 2.0 * jnp.sum(jnp.log(jnp.diagonal(lower)))
 
 
 def log_det_plus_one(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
