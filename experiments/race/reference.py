@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
+from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
 
 from experiments.race.peers import clock
@@ -25,6 +26,8 @@ from experiments.race.peers import clock
 
 #: Examples in one piece.
 CHUNK = 250
+#: Pieces whose rows are decomposed together.
+QR_CHUNKS = 8
 #: Examples of the tangent kernels that are compared.
 BLOCK = 20
 #: Examples of the products.
@@ -153,7 +156,8 @@ def classes(arrays: dict[str, np.ndarray], tasks: tuple[str, str]) -> dict[str, 
     biases = [np.zeros((len(w),) * 2) for w, _ in params]
     diagonal = [(np.zeros((len(w), w[0].size)), np.zeros(len(w))) for w, _ in params]
     side = params[-1][0].size + params[-1][1].size
-    last = np.zeros((side, side))
+    # R of I + J^T H J = R^T R: a sum of products would square the condition number
+    triangle, waiting = np.eye(side), []
     fit = 0.0
     for rows, f, layers in pieces(params, arrays["x"]):
         root = square_root(f)
@@ -179,9 +183,11 @@ def classes(arrays: dict[str, np.ndarray], tasks: tuple[str, str]) -> dict[str, 
             ],
             axis=1,
         )
-        last = last + rows_last.T @ rows_last
+        waiting.append(np.asarray(rows_last))
+        if len(waiting) == QR_CHUNKS:
+            triangle, waiting = triangular([triangle, *waiting]), []
+    triangle = triangular([triangle, *waiting])
     eigen = [tuple(np.linalg.eigh(np.asarray(m)) for m in pair) for pair in pairs]
-    factor = np.linalg.cholesky(np.eye(side) + np.asarray(last))
     # a bias met at several positions: as KFAC-expand has it, or its exact block
     expand = [left for left, _ in eigen]
     exact = [tuple(np.linalg.eigh(np.asarray(block))) for block in biases]
@@ -198,7 +204,8 @@ def classes(arrays: dict[str, np.ndarray], tasks: tuple[str, str]) -> dict[str, 
             [jnp.einsum("ni,ncd->ncdi", a, basis).reshape(*basis.shape[:2], -1), basis],
             axis=2,
         )
-        half = np.linalg.solve(factor, np.asarray(j.reshape(-1, side)).T)
+        flat = np.asarray(j.reshape(-1, side)).T
+        half = solve_triangular(triangle, flat, trans="T")
         half = half.T.reshape(*j.shape)
         parts["lastlayer"].append(np.einsum("ncp,ndp->ncd", half, half))
     joined = {name: np.concatenate(values) for name, values in parts.items()}
@@ -213,7 +220,7 @@ def classes(arrays: dict[str, np.ndarray], tasks: tuple[str, str]) -> dict[str, 
     log_dets = {
         **{name: np.log1p(values).sum() for name, values in spectra.items()},
         "diag": np.log1p(diag).sum(),
-        "lastlayer": 2 * np.log(np.diagonal(factor)).sum(),
+        "lastlayer": 2 * np.log(np.abs(np.diagonal(triangle))).sum(),
     }
     found = {}
     for task in tasks:
@@ -237,6 +244,11 @@ def classes(arrays: dict[str, np.ndarray], tasks: tuple[str, str]) -> dict[str, 
     found["T4_kron/logev"] = fit - best.fun
     found["T4_kron/log_delta"] = best.x[0]
     return found
+
+
+def triangular(rows: list[np.ndarray]) -> np.ndarray:
+    """R of the rows below one another."""
+    return np.linalg.qr(np.concatenate(rows), mode="r")
 
 
 def pieces(params: Params, x: np.ndarray) -> Iterator[tuple]:

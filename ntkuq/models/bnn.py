@@ -215,16 +215,10 @@ class BNN(eqx.Module):
                 f"{', '.join(str(s) for s in shapes) or 'none'}"
             )
         if self.trained:
-            model, dtype = self.model, self.dtype
+            model = self.model
         else:
             model = eqx.filter_eval_shape(self.network.init, jax.random.key(0))
-            dtype = jnp.zeros(()).dtype
-
-        def example(leaf) -> jax.ShapeDtypeStruct:
-            keep = isinstance(self.scaling, Identity) and _whole(leaf)
-            return jax.ShapeDtypeStruct(leaf.shape[1:], jnp.int32 if keep else dtype)
-
-        one = jax.tree.map(example, x)
+        one = self.example(x)
         leaves, structure = jax.tree.flatten(one)
         key = structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
         known = _shapes(model) if self.trained else {}
@@ -243,6 +237,16 @@ class BNN(eqx.Module):
                 "(equinox.nn.inference_mode)"
             ) from error
         return known[key]
+
+    def example(self, x: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
+        """Shape and type of one network input, for x (N, …) before or after scaling."""
+        dtype = self.dtype if self.trained else jnp.zeros(()).dtype
+
+        def one(leaf) -> jax.ShapeDtypeStruct:
+            keep = isinstance(self.scaling, Identity) and _whole(leaf)
+            return jax.ShapeDtypeStruct(leaf.shape[1:], jnp.int32 if keep else dtype)
+
+        return jax.tree.map(one, x)
 
     def size(self) -> int:
         """The number of parameters P."""

@@ -98,8 +98,7 @@ def examples(bnn: BNN, data: Dataset | Batches, dtype: np.dtype) -> AbstractExam
 
 
 def _example(bnn: BNN, data: Dataset | Batches) -> PyTree:
-    one = data.take_first(1) if isinstance(data, Batches) else data.take([0])
-    return jax.tree.map(lambda leaf: leaf[0], bnn.inputs(one.x))
+    return bnn.example((data.take_first(1) if isinstance(data, Batches) else data).x)
 
 
 def linearized_problem(
