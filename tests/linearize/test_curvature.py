@@ -295,10 +295,13 @@ def test_a_fit_is_summarized_by_the_likelihood_and_its_gradient(name):
         return jnp.sum(jax.vmap(case.likelihood.log_prob)(f, case.y))
 
     value, expected = jax.value_and_grad(joint)(case.jacobian.leaves)
-    _, summary = kronecker_blocks(*case.problem, case.c, sharing=None)
-    assert float(summary.log_likelihood) == pytest.approx(float(value), rel=1e-12)
-    for got, leaf in zip(summary.gradient, expected, strict=True):
-        np.testing.assert_allclose(got, leaf.ravel(), rtol=1e-9, atol=1e-11)
+    for summary in (
+        kronecker_blocks(*case.problem, case.c, sharing=None)[1],
+        low_rank(*case.problem, case.c, rank=1)[1],
+    ):
+        assert float(summary.log_likelihood) == pytest.approx(float(value), rel=1e-12)
+        for got, leaf in zip(summary.gradient, expected, strict=True):
+            np.testing.assert_allclose(got, leaf.ravel(), rtol=1e-9, atol=1e-11)
     if not case.jacobian.plan.readout:
         return
     case = Case(name, lambda model, plan: plan.readout)

@@ -1,9 +1,6 @@
 """Approximations of the Gauss-Newton matrix G = J^T H J."""
 
-from ntkuq.linearize.curvature.accumulate import (
-    Summary as Summary,
-    summarize as summarize,
-)
+from ntkuq.linearize.curvature.accumulate import Summary as Summary
 from ntkuq.linearize.curvature.base import (
     AbstractCovariance as AbstractCovariance,
     AbstractCurvature as AbstractCurvature,

@@ -11,7 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ntkuq.linearize.curvature.fisher import AbstractFisher, ExactFisher
+from ntkuq.linearize.curvature.fisher import (
+    AbstractFisher,
+    EmpiricalFisher,
+    ExactFisher,
+)
 from ntkuq.linearize.examples import AbstractExamples
 from ntkuq.linearize.jacobian import Factors, Jacobian
 from ntkuq.linearize.products import pull
@@ -112,11 +116,20 @@ def fitted(
 
 
 def summarize(
-    jacobian: Jacobian, likelihood: AbstractLikelihood, x: PyTree, y: PyTree
+    jacobian: Jacobian,
+    likelihood: AbstractLikelihood,
+    examples: AbstractExamples,
+    size: int,
 ) -> Summary:
-    """How well the network fits at these examples."""
-    (gradient,) = jacobian.weighed(x, (_score(likelihood),), y)
-    return _of_score(likelihood, gradient, y)
+    """How well the network fits, and nothing else; arguments as in `accumulate`."""
+    # of one weight, the cheapest: that of the summary itself
+    fisher = EmpiricalFisher()
+    return accumulate(_nothing, jacobian, likelihood, examples, size, fisher).summary
+
+
+def _nothing(factors: Factors) -> tuple[()]:
+    del factors
+    return ()
 
 
 def _score(likelihood: AbstractLikelihood) -> Callable[..., Array]:

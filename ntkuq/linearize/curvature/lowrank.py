@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkuq.linearize.chunks import predicted_numbers
+from ntkuq.linearize.chunks import factor_chunk_size, predicted_numbers
 from ntkuq.linearize.curvature.accumulate import Summary, summarize
 from ntkuq.linearize.curvature.base import (
     AbstractCovariance,
@@ -188,6 +188,8 @@ def low_rank(
     The data stay in memory; the activations only batch by batch.
     """
     fisher = ExactFisher() if fisher is None else fisher
+    size = factor_chunk_size(jacobian, 1, variances[0].dtype.itemsize)
+    summary = summarize(jacobian, likelihood, examples, size)
     x, y = examples.whole()
     extra = fisher.extras(y, 0)
     most = min(jacobian.size, len(examples) * outputs)
@@ -197,14 +199,10 @@ def low_rank(
     values, vectors, residual = _leading(
         jacobian, likelihood, fisher, x, extra, deviations, kept, steps
     )
-    summary = _summary(jacobian, likelihood, x, y)
     found = LowRankCurvature(
         vectors, values, deviations, float(residual), jacobian.sizes, rank
     )
     return found, summary
-
-
-_summary = eqx.filter_jit(summarize)
 
 
 @eqx.filter_jit
