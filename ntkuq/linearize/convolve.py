@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 from jax.extend.core import primitives
+from jax.interpreters import ad, batching, mlir
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -43,15 +45,12 @@ class _Layout(NamedTuple):
 
 
 def convolve(data: ArrayLike, kernel: Array, options: dict[str, Any]) -> Array:
-    """What `conv_general_dilated_p.bind(data, kernel, **options)` is.
-
-    Differentiable in reverse mode only.
-    """
+    """What `conv_general_dilated_p.bind(data, kernel, **options)` is."""
     data = jnp.asarray(data)
     layout = _layout(data, kernel, options)
     if layout is None or not _gains(data, kernel, layout):
         return primitives.conv_general_dilated_p.bind(data, kernel, **options)
-    return _convolve(data, kernel, layout)
+    return blocked_conv_p.bind(data, kernel, layout=layout)
 
 
 def _layout(data: Array, kernel: Array, options: dict[str, Any]) -> _Layout | None:
@@ -121,8 +120,7 @@ def _block(
     return best
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve(data: Array, kernel: Array, layout: _Layout) -> Array:
+def _convolve(data: Array, kernel: Array, *, layout: _Layout) -> Array:
     window = tuple(kernel.shape[axis] for axis in layout.kernel[2:])
     given = tuple(data.shape[axis] for axis in layout.given[2:])
     sides = _sides(given, window, layout.padding)
@@ -192,23 +190,65 @@ def _plain(data: Array, kernel: Array, layout: _Layout) -> Array:
     )
 
 
-def _forward(data: Array, kernel: Array, layout: _Layout):
-    return _convolve(data, kernel, layout), (data, kernel)
-
-
-def _backward(layout: _Layout, kept: tuple[Array, Array], gradient: Array):
-    data, kernel = kept
+def _to_data(gradient: Array, data: Any, kernel: Array, *, layout: _Layout) -> Array:
+    """The transpose in the data: a convolution with the mirrored kernel."""
+    del data
     out, into, *spatial = layout.kernel
     window = tuple(kernel.shape[axis] for axis in spatial)
-    # a convolution of the gradient with the mirrored kernel, full where it was valid
+    # full where it was valid
     padding = tuple(
         (w - 1 - low, w - 1 - high)
         for w, (low, high) in zip(window, layout.padding, strict=True)
     )
     turned = _Layout(layout.made, (into, out, *spatial), layout.given, padding)
-    at_data = _convolve(gradient, jnp.flip(kernel, spatial), turned)
-    _, pull = jax.vjp(lambda kernel: _plain(data, kernel, layout), kernel)
-    return at_data, *pull(gradient)
+    mirrored = jnp.flip(kernel, spatial)
+    return blocked_conv_p.bind(gradient, mirrored, layout=turned)
 
 
-_convolve.defvjp(_forward, _backward)
+def _to_kernel(gradient: Array, data: Array, kernel: Any, *, layout: _Layout) -> Array:
+    """The transpose in the kernel, by XLA's own."""
+    like = jax.ShapeDtypeStruct(kernel.aval.shape, kernel.aval.dtype)
+    found = jax.linear_transpose(lambda kernel: _plain(data, kernel, layout), like)
+    return found(gradient)[0]
+
+
+def _batched(arguments, axes, *, layout: _Layout):
+    """More data are a longer batch; kernels of their own take the plain route."""
+    data, kernel = arguments
+    at, of_kernel = axes
+    if of_kernel is not None:
+        plain = functools.partial(_plain, layout=layout)
+        return jax.vmap(plain, (at, of_kernel))(data, kernel), 0
+    batch = layout.given[0]
+    data = jnp.moveaxis(data, at, batch)
+    shape = data.shape
+    flat = data.reshape(*shape[:batch], -1, *shape[batch + 2 :])
+    made = blocked_conv_p.bind(flat, kernel, layout=layout)
+    batch = layout.made[0]
+    sides = shape[layout.given[0]], shape[layout.given[0] + 1]
+    made = made.reshape(*made.shape[:batch], *sides, *made.shape[batch + 1 :])
+    return made, batch
+
+
+#: Bilinear, as `conv_general_dilated_p` is: all transformations go through it.
+blocked_conv_p = core.Primitive("blocked_conv")
+blocked_conv_p.def_impl(
+    lambda data, kernel, *, layout: jax.jit(_convolve, static_argnames="layout")(
+        data, kernel, layout=layout
+    )
+)
+blocked_conv_p.def_abstract_eval(
+    lambda data, kernel, *, layout: jax.core.ShapedArray(
+        jax.eval_shape(
+            functools.partial(_plain, layout=layout),
+            jax.ShapeDtypeStruct(data.shape, data.dtype),
+            jax.ShapeDtypeStruct(kernel.shape, kernel.dtype),
+        ).shape,
+        data.dtype,
+    )
+)
+ad.defbilinear(blocked_conv_p, _to_data, _to_kernel)
+batching.primitive_batchers[blocked_conv_p] = _batched
+mlir.register_lowering(
+    blocked_conv_p, mlir.lower_fun(_convolve, multiple_results=False)
+)

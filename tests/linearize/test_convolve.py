@@ -35,7 +35,7 @@ def placed(spec, sizes):
 
 
 def in_blocks(fn, *args):
-    return "custom_vjp" in str(jax.make_jaxpr(fn)(*args))
+    return "blocked_conv" in str(jax.make_jaxpr(fn)(*args))
 
 
 @pytest.fixture(autouse=True)
