@@ -106,7 +106,9 @@ def _block(
     if channels > few or min(sides) < 1:
         return None
     best, least = None, math.inf
-    for block in itertools.product(*(range(1, min(MOST, n) + 1) for n in sides)):
+    for block in itertools.product(
+        *(range(1, min(MOST // channels, n) + 1) for n in sides)
+    ):
         wide = math.prod(block) * channels
         if not LEAST <= wide <= MOST or wide % LANES:
             continue

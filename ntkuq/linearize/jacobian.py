@@ -27,9 +27,9 @@ class Outer(eqx.Module):
         a: data at the site, (N, T, I).
         g: output gradients there, (N, K, T, O).
         output_first: does the leaf ravel to (out, in), as Equinox's layers do?
-        summed: where known, (N, O) with sum_k,o g g' = sum_o e e' for any two examples:
-            of the layer before the last one all gradients are one vector, times fixed
-            numbers.
+        summed: where known, (N, O) with sum_k,o g g' = sum_o e e' for any two examples
+            of one network and all of its outputs: in the layer before the last one all
+            gradients are one vector, times fixed numbers.
     """
 
     a: Float[Array, "*N T I"]
@@ -314,12 +314,13 @@ class Jacobian(eqx.Module):
 
         summed = None
         before = [n for n in inner if sites[n].leaf in self.plan.hidden]
-        if before and last:
-            # what becomes of each unit, differentiated: the same for all outputs
-            slopes, _ = back((jnp.zeros_like(out), [jnp.ones_like(a) for a in met]))
-            slope = slopes[inner.index(before[0])].reshape(-1)
+        if None in seeds and before and last and out.size > 1:
+            # what becomes of each unit, differentiated, is the same for all outputs
             end = sites[last[0]]
-            summed = slope * _norms(end, every[end.leaf]).astype(slope.dtype)
+            norms = _norms(end, every[end.leaf])
+            seed = [norms.reshape(a.shape).astype(a.dtype) for a in met]
+            slopes, _ = back((jnp.zeros_like(out), seed))
+            summed = slopes[inner.index(before[0])].reshape(-1)
 
         def factors(seed: Callable | None) -> Factors:
             eye = jnp.eye(out.shape[0], dtype=out.dtype)
@@ -353,9 +354,11 @@ class Jacobian(eqx.Module):
 
 def _norms(end: Site, matrix: Array) -> Float[Array, " I"]:
     """How much of each input of a last layer all outputs take together."""
-    if end.output_first:
-        return jnp.linalg.norm(matrix.reshape(end.out, end.into), axis=0)
-    return jnp.linalg.norm(matrix.reshape(end.into, end.out), axis=1)
+    sides = (end.out, end.into) if end.output_first else (end.into, end.out)
+    squares = jnp.sum(matrix.reshape(sides) ** 2, axis=0 if end.output_first else 1)
+    # a root with a derivative where an input is not used
+    used = squares > 0
+    return jnp.where(used, jnp.sqrt(jnp.where(used, squares, 1.0)), 0.0)
 
 
 def _factor(

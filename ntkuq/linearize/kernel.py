@@ -22,7 +22,12 @@ from ntkuq.linearize.chunks import (
     split_rows,
 )
 from ntkuq.linearize.jacobian import Jacobian
-from ntkuq.linearize.products import gram, output_gram, own_gram, trace_gram
+from ntkuq.linearize.products import (
+    gram,
+    network_trace_gram,
+    output_gram,
+    own_gram,
+)
 
 
 #: Factors of all examples are kept where they take at most so many chunks of memory.
@@ -65,7 +70,9 @@ def ntk_trace(
 
     Divide by the number of outputs for the mean over them.
     """
-    return _blocks(trace_gram, jacobian, x1, x2, variances, rows_axis=0, columns_axis=1)
+    return _blocks(
+        network_trace_gram, jacobian, x1, x2, variances, rows_axis=0, columns_axis=1
+    )
 
 
 def ntk_per_output(

@@ -42,9 +42,24 @@ def trace_gram(
     left: Factors, right: Factors, variances: list[Array]
 ) -> Float[Array, "N M"]:
     """The sum of `gram` over equal outputs, sum_c K[n, c, m, c]."""
+    return _traced(
+        left, right, variances, _trace_of_one if left is right else _trace_gram
+    )
+
+
+def network_trace_gram(
+    left: Factors, right: Factors, variances: list[Array]
+) -> Float[Array, "N M"]:
+    """`trace_gram` of two sets of examples of one network, at the same parameters."""
+    return _traced(left, right, variances, _trace_of_one)
+
+
+def _traced(
+    left: Factors, right: Factors, variances: list[Array], product
+) -> Float[Array, "N M"]:
     cpu = jax.default_backend() == "cpu"
     side, most = (TRACE_TILE, WRITTEN_OUT) if cpu else (WIDE_TILE, 1)
-    return _pairs(left, right, variances, _trace_gram, side, most)
+    return _pairs(left, right, variances, product, side, most)
 
 
 def output_gram(
@@ -207,26 +222,26 @@ def _trace_gram(one: Factor, two: Factor) -> Float[Array, "N M"]:
         inner = _data(one) @ _data(two).T
         if isinstance(one, Readout) and isinstance(two, Readout):
             return one.outputs * inner
-        known = _summed(one, two)
-        if known is not None:
-            return inner * known
         left = one.outer() if isinstance(one, Readout) else one
         right = two.outer() if isinstance(two, Readout) else two
         return inner * _flat_product(_gradients(left), _gradients(right))
-    known = _summed(one, two)
-    if known is not None:
-        return known
     if _looked_up(one) and _looked_up(two):
         return _same_row(one, two) * _flat_product(one.g[:, :, 0], two.g[:, :, 0])
     return _flat_product(one.dense(), two.dense())
 
 
-def _summed(one: Factor, two: Factor) -> Float[Array, "N M"] | None:
-    """sum_k,o g g' of the layer before the last: no product over the outputs."""
+def _trace_of_one(one: Factor, two: Factor) -> Float[Array, "N M"]:
+    """The same for two factors of one network, which may know their sums."""
     left, right = (
         leaf.summed if isinstance(leaf, Outer | Dense) else None for leaf in (one, two)
     )
-    return None if left is None or right is None else left @ right.T
+    if left is None or right is None:
+        return _trace_gram(one, two)
+    # of the layer before the last: no product over the outputs
+    summed = left @ right.T
+    if _once(one) and _once(two):
+        return (_data(one) @ _data(two).T) * summed
+    return summed
 
 
 def _flat_product(

@@ -233,7 +233,7 @@ class _Flow:
                 if number is not None:
                     self.users.setdefault(number, []).append(place)
         self.returned = {n for n in program.outputs if n is not None}
-        #: made of literals alone
+        #: made of literals and constants alone
         self.fixed = set[int]()
         for equation in program.equations:
             if self.fixed.issuperset({n for n in equation.inputs if n is not None}):
@@ -344,7 +344,7 @@ def hidden(program: Program, end: Readout) -> Hidden | None:
             wanted.extend(equation.inputs)
         elif flow.matrix(equation) is not None:
             products.add(place)
-        elif flow.bare(number) is None:
+        else:
             return None
     if len(products) != 1:
         return None
@@ -352,8 +352,8 @@ def hidden(program: Program, end: Readout) -> Hidden | None:
     inside = {n for p in between - {last} for n in program.equations[p].outputs}
     (made,) = program.equations[place].outputs
     for number in (*inside, made):
-        leaves = not between.issuperset(flow.users.get(number, ()))
-        if leaves or number in flow.returned:
+        escapes = not between.issuperset(flow.users.get(number, ()))
+        if escapes or number in flow.returned:
             return None
     matrix = flow.matrix(program.equations[place])
     return None if matrix is None else Hidden(matrix, _added(flow, made))

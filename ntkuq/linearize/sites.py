@@ -447,17 +447,21 @@ def _find_sites(model: PyTree, x: PyTree) -> Plan:
     met = {site.leaf for site in sites}
     unmet = tuple(n for n in everything if n not in met)
 
-    def met_once(leaf: int) -> bool:
-        """At one position, with outputs in the order of the leaf's axes?"""
+    def met_once(leaf: int) -> Site | None:
+        """The site of a leaf met at one position, outputs in the order of its axes."""
         met = [site for site in sites if site.leaf == leaf]
-        return len(met) == 1 and met[0].kind == "dense" and _in_order(met[0])
+        plain = len(met) == 1 and met[0].kind == "dense" and _in_order(met[0])
+        return met[0] if plain else None
 
     ends: tuple[int, ...] = ()
     before: tuple[int, ...] = ()
     end = readout(steps)
-    if end is not None and met_once(end.matrix):
+    last = None if end is None else met_once(end.matrix)
+    if end is not None and last is not None:
         ends = (end.matrix, *end.biases)
         layer = hidden(steps, end)
-        if layer is not None and met_once(layer.matrix):
+        first = None if layer is None else met_once(layer.matrix)
+        # fewer units than inputs of the last layer: some were broadcast
+        if layer is not None and first is not None and first.out == last.into:
             before = (layer.matrix, *layer.biases)
     return Plan(sites, unmet, shapes, size, used, ends, before)

@@ -23,7 +23,7 @@ from ntkuq.models.likelihoods import (
     Poisson,
     Positions,
 )
-from ntkuq.models.memo import by_identity, by_structure
+from ntkuq.models.memo import by_identity, by_structure, mode
 from ntkuq.models.network import Network, as_network, count, parameters
 from ntkuq.models.priors import AbstractPrior, NormalPrior
 from ntkuq.models.scaling import AbstractScaling, Identity
@@ -98,7 +98,8 @@ class BNN(eqx.Module):
         Raises:
             TypeError: for complex parameters.
         """
-        dtype = _dtype(self._trained)
+        # float64 is float32 where JAX is told so: not kept
+        dtype = jnp.result_type(*_dtypes(self._trained))
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
                 f"expected real floating-point parameters, got {dtype}: a Gaussian "
@@ -220,7 +221,7 @@ class BNN(eqx.Module):
             model = eqx.filter_eval_shape(self.network.init, jax.random.key(0))
         one = self.example(x)
         leaves, structure = jax.tree.flatten(one)
-        key = structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
+        key = structure, mode(), *((leaf.shape, leaf.dtype) for leaf in leaves)
         known = _shapes(model) if self.trained else {}
         if key in known:
             return known[key]
@@ -316,9 +317,9 @@ def _quiet(model: PyTree) -> PyTree:
 
 
 @by_identity
-def _dtype(model: PyTree) -> np.dtype:
-    """The type that holds all parameters."""
-    return jnp.result_type(*(a.dtype for a in jax.tree.leaves(parameters(model))))
+def _dtypes(model: PyTree) -> tuple[np.dtype, ...]:
+    """The types of the parameters."""
+    return tuple({a.dtype: None for a in jax.tree.leaves(parameters(model))})
 
 
 @by_identity

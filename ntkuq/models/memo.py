@@ -30,7 +30,7 @@ def by_structure[T](function: Callable[..., T]) -> Callable[..., T]:
         abstract = jax.tree.map(_abstract, eqx.filter(trees, _is_array))
         rest = eqx.filter(trees, _is_array, inverse=True)
         try:
-            once = kept(*_hashable(abstract), *_hashable(rest), *_mode())
+            once = kept(*_hashable(abstract), *_hashable(rest), *mode())
         except TypeError as error:
             # a module may hold something static that cannot be hashed
             if "unhashable" not in str(error):
@@ -79,7 +79,7 @@ class _Once:
         return self.value
 
 
-def _mode() -> tuple:
+def mode() -> tuple:
     """What types depend on beside those of the arguments."""
     return jax.config.jax_enable_x64, jax.config.jax_numpy_dtype_promotion
 

@@ -131,7 +131,9 @@ def _mixture(likelihood, units, latent, dtype):
 
 def joint_units(bnn: BNN, joint: Joint) -> Joint:
     """A joint distribution of outputs in the units of the data."""
-    return _joint_units(bnn.likelihood, _units(bnn, joint.mean.dtype), joint)
+    dtype = joint.mean.dtype
+    likelihood = as_arrays(bnn.likelihood, dtype)
+    return _joint_units(likelihood, _units(bnn, dtype), joint)
 
 
 @eqx.filter_jit

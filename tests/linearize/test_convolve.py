@@ -96,6 +96,31 @@ def test_other_convolutions_are_left_as_they_are(changes, channels):
     np.testing.assert_array_equal(fast(x, k), plain(x, k))
 
 
+def test_every_transformation_goes_through():
+    """Forward mode, a second derivative, and kernels of their own in a batch."""
+    options = {"window_strides": (1, 1), "padding": ((1, 1), (0, 2))}
+    x, k = normal(2, 3, 5, 6).astype(float), normal(4, 3, 3, 2, number=2).astype(float)
+    plain, fast = both(LAYOUTS[0], options, x, k)
+
+    def results(fn):
+        def energy(x, k):
+            return jnp.sum(jnp.tanh(fn(x, k)) ** 2)
+
+        moved = jax.jvp(jax.grad(energy, (0, 1)), (x, k), (jnp.cos(x), jnp.sin(k)))
+        several = jnp.stack([k, 2 * k])
+        alone = jax.vmap(fn, (None, 0))(x, several)
+        pairs = jax.vmap(fn, (0, 0))(jnp.stack([x, x + 1]), several)
+        inner = jax.vmap(lambda x: jax.vmap(lambda a: fn(a[None], k))(x), 1)(
+            jnp.stack([x, x + 1, x - 1], 1)
+        )
+        return moved, alone, pairs, inner
+
+    for got, expected in zip(
+        jax.tree.leaves(results(fast)), jax.tree.leaves(results(plain)), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-10)
+
+
 def test_lines_and_cubes():
     options = {"window_strides": (1,), "padding": ((1, 2),)}
     x, k = normal(2, 3, 9), normal(4, 3, 4, number=2)

@@ -346,9 +346,95 @@ def test_traces_know_the_layer_before_the_last(name):
         model, x = double(_ending(between)), double(normal(5, 4))
         found = Jacobian.at(model, x[0])
         assert found.plan.hidden == expected
+        known = [getattr(leaf, "summed", None) for leaf in found.factors(x).leaves]
+        assert [n for n, one in enumerate(known) if one is not None] == list(expected)
         for other in (None, x[:3] + 1.0):
             full = np.einsum("ncmc->nm", ntk(found, x, other))
             np.testing.assert_allclose(ntk_trace(found, x, other), full, rtol=1e-10)
+
+
+class Turned(eqx.Module):
+    """A last matrix of three axes meets the units in another order than theirs."""
+
+    first: eqx.nn.Linear
+    last: jax.Array
+
+    def __call__(self, x):
+        h = jnp.tanh(self.first(x)).reshape(2, 3)
+        return jnp.tensordot(self.last, h, ((1, 2), (1, 0)))
+
+
+def test_the_units_before_the_last_layer_keep_their_order():
+    with jax.enable_x64(True):
+        model = double(Turned(eqx.nn.Linear(4, 6, key=KEY), normal(3, 3, 2)))
+        x = double(normal(5, 4))
+        found = Jacobian.at(model, x[0])
+        assert found.plan.hidden == (0, 1)
+        full = np.einsum("ncmc->nm", ntk(found, x))
+        np.testing.assert_allclose(ntk_trace(found, x), full, rtol=1e-10)
+
+
+class Broadcast(eqx.Module):
+    """One unit that several inputs of the last layer are made of."""
+
+    first: eqx.nn.Linear
+    last: eqx.nn.Linear
+    knots: jax.Array
+
+    def __call__(self, x):
+        return self.last(jnp.tanh(self.first(x) + self.knots))
+
+
+def test_a_unit_for_several_inputs_is_no_layer_before_the_last():
+    first, last = eqx.nn.Linear(4, 1, key=KEY), eqx.nn.Linear(5, 3, key=KEY)
+    with jax.enable_x64(True):
+        model = double(Broadcast(first, last, normal(5)))
+        x = double(normal(6, 4))
+        found = Jacobian.at(model, x[0])
+        assert found.plan.hidden == ()
+        full = np.einsum("ncmc->nm", ntk(found, x))
+        np.testing.assert_allclose(ntk_trace(found, x), full, rtol=1e-10)
+
+
+def test_traces_of_two_networks_and_of_part_of_one():
+    with jax.enable_x64(True):
+        model, x, _ = (double(part) for part in NETWORKS["mlp"])
+        one = Jacobian.at(model, x[0])
+        two = Jacobian(
+            one.replace([2 * a + 0.1 for a in one.leaves]), one.plan, one.subset
+        )
+        ones = [jnp.ones(()) for _ in one.leaves]
+        left, right = one.factors(x), two.factors(x)
+        full = np.einsum("ncmc->nm", gram(left, right, ones))
+        np.testing.assert_allclose(trace_gram(left, right, ones), full, rtol=1e-10)
+        matrix, bias = one.plan.hidden
+        for chosen in ((matrix,), (bias,), (bias, *one.plan.readout), (0, matrix)):
+            part = Jacobian.at(model, x[0], lambda model, plan, c=chosen: c)
+            full = np.einsum("ncmc->nm", ntk(part, x))
+            np.testing.assert_allclose(ntk_trace(part, x), full, rtol=1e-10)
+
+
+def test_traces_have_a_derivative_where_a_unit_is_not_used():
+    with jax.enable_x64(True):
+        model, x, _ = (double(part) for part in NETWORKS["mlp"])
+        base = Jacobian.at(model, x[0])
+        leaves = base.leaves
+        last = base.plan.readout[0]
+        leaves[last] = leaves[last].at[:, 1].set(0.0)
+
+        def total(leaves, kernel):
+            moved = Jacobian(base.replace(leaves), base.plan, base.subset)
+            return jnp.sum(kernel(moved, x) * jnp.arange(1.0, 6.0))
+
+        def summed(moved, x):
+            return jnp.einsum("ncmc->nm", ntk(moved, x))
+
+        for got, leaf in zip(
+            jax.grad(total)(leaves, ntk_trace),
+            jax.grad(total)(leaves, summed),
+            strict=True,
+        ):
+            np.testing.assert_allclose(got, leaf, rtol=1e-8, atol=1e-10)
 
 
 def test_plans_are_kept_for_networks_of_one_structure():

@@ -152,6 +152,18 @@ def test_a_trained_network_is_looked_at_once():
     assert gone() is None
 
 
+def test_types_follow_the_mode():
+    """float64 is float32 where JAX is told so, whatever was asked before."""
+    with jax.enable_x64(True):
+        wide = eqx.nn.MLP(3, 1, 4, 1, dtype=np.dtype(float), key=KEY)
+    bnn = BNN(wide, Gaussian())
+    with pytest.warns(UserWarning, match="truncated to dtype float32"):
+        assert bnn.dtype == np.float32
+    with jax.enable_x64(True):
+        assert bnn.dtype == np.float64
+        assert bnn.inputs(np.zeros((2, 3))).dtype == np.float64
+
+
 def test_tokens_stay_integers():
     class Tokens(eqx.Module):
         table: eqx.nn.Embedding

@@ -25,6 +25,8 @@ from ntkuq.models import AbstractLikelihood, Gaussian
 class Summary(NamedTuple):
     """How well the network fits, summed over the data.
 
+    Of a Jacobian with a `shift`: how well the linearized network does.
+
     log_likelihood: sum of log p(y | f).
     misfit: sum of ((y - f) / scale)^2 for Gaussian noise, else 0.
     gradient: of the log-likelihood, raveled leaves of the subset.

@@ -195,18 +195,27 @@ class ReadoutCovariance(AbstractCovariance):
     def _half(self, factors: Factors) -> Iterator[tuple[int, Float[Array, "N c p"]]]:
         """R J^T in groups of rows p, for the first c outputs; it is 0 for the others.
 
-        R is triangular, and parameters of later outputs come later.
+        R is triangular, and in an (out, in) matrix the parameters of later outputs come
+        later; in another almost all rows are in the last group.
         """
         a = extended(factors, self.deviations).astype(self.inverse.dtype)
         order = np.asarray(self.order)
-        count, inputs = order.shape
-        starts = [*order.min(axis=1), len(self.inverse)]
-        ends = np.linspace(0, count, 1 + min(count, GROUPS)).astype(int)
-        for first, last in itertools.pairwise(ends):
-            rows = self.inverse[starts[first] : starts[last]]
+        inputs = order.shape[1]
+        for last, start, end in self._groups():
+            rows = self.inverse[start:end]
             met = jnp.swapaxes(rows[:, order[:last]], 0, 1)
             half = a @ met.reshape(-1, inputs).T
-            yield int(last), half.reshape(len(a), last, -1)
+            yield last, half.reshape(len(a), last, -1)
+
+    def _groups(self) -> list[tuple[int, int, int]]:
+        """Outputs up to which rows from one to another have entries."""
+        starts = [*np.asarray(self.order).min(axis=1), sum(self.sizes)]
+        count = len(self.order)
+        ends = np.linspace(0, count, 1 + min(count, GROUPS)).astype(int)
+        return [
+            (int(last), int(starts[first]), int(starts[last]))
+            for first, last in itertools.pairwise(ends)
+        ]
 
     def marginal(self, factors):
         count = factors.outputs.shape[1]
@@ -225,7 +234,7 @@ class ReadoutCovariance(AbstractCovariance):
         return total
 
     def numbers(self, jacobian, outputs):
-        rows = jacobian.size // min(outputs, GROUPS)
+        rows = max(end - start for _, start, end in self._groups())
         return jacobian.plan.activations + outputs * (rows + 2 * outputs)
 
     def joint(self, factors):
