@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend import core
 from jax.extend.core import primitives
 from jax.interpreters import ad, batching, mlir
@@ -240,7 +241,7 @@ blocked_conv_p.def_impl(
     )
 )
 blocked_conv_p.def_abstract_eval(
-    lambda data, kernel, *, layout: jax.core.ShapedArray(
+    lambda data, kernel, *, layout: ShapedArray(
         jax.eval_shape(
             functools.partial(_plain, layout=layout),
             jax.ShapeDtypeStruct(data.shape, data.dtype),
