@@ -149,21 +149,11 @@ def _reach(program: Program, barriers: set[int]) -> set[int]:
     return reaching - barred
 
 
-class Readout(NamedTuple):
-    """The end of a network: `outputs = matrix @ data + bias + anything else`.
+class Layer(NamedTuple):
+    """A matrix product and what is added to it: `matrix @ data + biases`.
 
     matrix: the leaf multiplied with data.
     biases: leaves added to the product, each as it is.
-    """
-
-    matrix: int
-    biases: tuple[int, ...]
-
-
-class Hidden(NamedTuple):
-    """The layer before the end: each unit by itself becomes what the last matrix meets.
-
-    matrix, biases: leaves, as in `Readout`.
     """
 
     matrix: int
@@ -273,8 +263,8 @@ class _Flow:
         return found[0] if len(found) == 1 else None
 
 
-def readout(program: Program) -> Readout | None:
-    """The matrix whose product with data is the output, up to what is added to it.
+def readout(program: Program) -> Layer | None:
+    """The matrix whose product with data is the output, up to what else is added.
 
     Followed backwards from the output through additions; each value on the way, the
     matrix and the biases included, may have no other use.
@@ -308,10 +298,10 @@ def readout(program: Program) -> Readout | None:
 
     (output,) = program.outputs
     found = product(output)
-    return None if found is None else Readout(found[0], tuple(found[1]))
+    return None if found is None else Layer(found[0], tuple(found[1]))
 
 
-def hidden(program: Program, end: Readout) -> Hidden | None:
+def hidden(program: Program, end: Layer) -> Layer | None:
     """The layer whose outputs, each changed by itself, are what the last matrix meets.
 
     Its gradient of output c is then (the last matrix's row c) times a derivative of
@@ -356,7 +346,7 @@ def hidden(program: Program, end: Readout) -> Hidden | None:
         if escapes or number in flow.returned:
             return None
     matrix = flow.matrix(program.equations[place])
-    return None if matrix is None else Hidden(matrix, _added(flow, made))
+    return None if matrix is None else Layer(matrix, _added(flow, made))
 
 
 def _added(flow: _Flow, number: int) -> tuple[int, ...]:

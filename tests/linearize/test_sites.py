@@ -364,16 +364,6 @@ class Turned(eqx.Module):
         return jnp.tensordot(self.last, h, ((1, 2), (1, 0)))
 
 
-def test_the_units_before_the_last_layer_keep_their_order():
-    with jax.enable_x64(True):
-        model = double(Turned(eqx.nn.Linear(4, 6, key=KEY), normal(3, 3, 2)))
-        x = double(normal(5, 4))
-        found = Jacobian.at(model, x[0])
-        assert found.plan.hidden == (0, 1)
-        full = np.einsum("ncmc->nm", ntk(found, x))
-        np.testing.assert_allclose(ntk_trace(found, x), full, rtol=1e-10)
-
-
 class Broadcast(eqx.Module):
     """One unit that several inputs of the last layer are made of."""
 
@@ -385,13 +375,24 @@ class Broadcast(eqx.Module):
         return self.last(jnp.tanh(self.first(x) + self.knots))
 
 
-def test_a_unit_for_several_inputs_is_no_layer_before_the_last():
-    first, last = eqx.nn.Linear(4, 1, key=KEY), eqx.nn.Linear(5, 3, key=KEY)
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (Turned(eqx.nn.Linear(4, 6, key=KEY), normal(3, 3, 2)), (0, 1)),
+        (
+            Broadcast(
+                eqx.nn.Linear(4, 1, key=KEY), eqx.nn.Linear(5, 3, key=KEY), normal(5)
+            ),
+            (),
+        ),
+    ],
+    ids=["another order", "a unit for several inputs"],
+)
+def test_units_stand_for_the_inputs_that_they_become(model, expected):
     with jax.enable_x64(True):
-        model = double(Broadcast(first, last, normal(5)))
-        x = double(normal(6, 4))
+        model, x = double(model), double(normal(6, 4))
         found = Jacobian.at(model, x[0])
-        assert found.plan.hidden == ()
+        assert found.plan.hidden == expected
         full = np.einsum("ncmc->nm", ntk(found, x))
         np.testing.assert_allclose(ntk_trace(found, x), full, rtol=1e-10)
 
