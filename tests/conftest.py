@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import jax
+import jaxtyping
 import pytest
 
 
@@ -38,6 +39,12 @@ def missing(reason: str) -> None:
     if os.environ.get("NTKUQ_REQUIRE_ALL") == "1":
         pytest.fail(f"NTKUQ_REQUIRE_ALL=1 forbids skipping: {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture
+def untyped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for users: tests also check annotations, before the library's own checks."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

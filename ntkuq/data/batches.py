@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ntkuq.data.dataset import Dataset, Split
+from ntkuq.data.dataset import Dataset, Split, is_one_hot, refuse_one_hot
 from ntkuq.data.errors import DataError
 from ntkuq.data.moments import Moments
 from ntkuq.data.passes import Facts, Seen, arrays, kinds, shown
@@ -255,6 +255,7 @@ class Batches:
             classes=self.classes,
             units=self.units,
             name=self.name,
+            _part=True,
         )
 
     def _read(self, item: Any, number: int) -> Dataset:
@@ -274,6 +275,8 @@ class Batches:
 
     def _first_pass(self) -> "Facts":
         seen, first = Seen(hashed=True), None
+        # slices are of data that were checked as a whole
+        one_hot = not isinstance(self.source, _Slices)
         for number, item in enumerate(self.source):
             batch = self._read(item, number)
             first = batch.take([0]) if first is None else first
@@ -284,6 +287,7 @@ class Batches:
                     f"batch 0, {shown(expected)}, came {shown(came)}; give every "
                     "batch the same arrays, shapes and types"
                 )
+            one_hot = one_hot and is_one_hot(batch.y)
             seen.add(batch)
             seen.summarize(batch)
         if first is None:
@@ -291,6 +295,8 @@ class Batches:
                 "Batches: expected at least one batch (x, y), came none; give a list, "
                 "or an object whose __iter__ starts anew each time"
             )
+        if one_hot:
+            refuse_one_hot(first.y, seen.rows)
         return seen.facts(first)
 
 

@@ -12,85 +12,49 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import PRNGKeyArray, PyTree
 
+from ntkuq.data.arrays import (
+    as_array,
+    check_finite,
+    is_floating,
+    is_real,
+    named_leaves,
+    whole_lists,
+)
 from ntkuq.data.errors import DataError, listing
 
 
-_ADVICE = "remove or repair such rows before making the Dataset"
+#: Fewer rows may be one-hot by chance: two fair labels have a single 1 in every second
+#: row, in twenty rows with a probability of one in a million.
+ROWS_TO_TELL = 20
 
 
-def _is_real(array: np.ndarray) -> bool:
-    """Whether the dtype is boolean, integer or floating (bfloat16 included)."""
-    kinds = (np.bool_, jnp.integer, jnp.floating)
-    return any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
-
-
-def _is_floating(array: np.ndarray) -> bool:
-    return bool(jnp.issubdtype(array.dtype, jnp.floating))
-
-
-def _is_one_hot(y: np.ndarray) -> bool:
-    """Rows of two or more codes, each row a single 1 among zeros."""
-    if y.ndim != 2 or y.shape[1] < 2:
+def is_one_hot(y: np.ndarray) -> bool:
+    """Rows of two or more whole numbers, each row a single 1 among zeros."""
+    if y.ndim != 2 or y.shape[1] < 2 or y.dtype.kind not in "iu":
         return False
     return bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())
 
 
-def _as_array(value: Any, what: str) -> np.ndarray:
-    try:
-        return np.asarray(value)
-    except ValueError as error:
+def refuse_one_hot(y: np.ndarray, rows: int) -> None:
+    """Raise `DataError` where the one-hot rows, like these, are enough to tell."""
+    if rows >= ROWS_TO_TELL:
         raise DataError(
-            f"{what}: expected an array, came rows of unequal length ({error}); "
-            "give every row the same number of entries"
-        ) from error
-
-
-def _as_inputs(x: Any) -> Any:
-    """Leaves as NumPy arrays; nested lists of plain numbers become one array."""
-    leaves = jax.tree.leaves(x)
-    if isinstance(x, list | tuple) and all(isinstance(v, numbers.Real) for v in leaves):
-        return _as_array(x, "x")
-    return jax.tree.map(lambda leaf: _as_array(leaf, "x"), x)
+            f"y: expected class codes of shape (N,), came {y.dtype} of shape "
+            f"{(rows, *y.shape[1:])} with a single 1 in each row; for one-hot rows "
+            "give y.argmax(axis=1), for a label at each position give shape "
+            "(N, T, 1), for regression on several outputs give floats"
+        )
 
 
 def _as_groups(group: Any) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
     """Codes of the groups, and their names where they were text."""
     if group is None:
         return None, None
-    group = _as_array(group, "group")
+    group = as_array(group, "group")
     if group.dtype.kind not in "US":
         return group, None
     names, codes = np.unique(group, return_inverse=True)
     return codes.astype(np.int64), tuple(str(name) for name in names)
-
-
-def _named_leaves(x: Any) -> list[tuple[str, Any]]:
-    """`(name, leaf)` pairs: `x` for a bare array, `x['image']` inside a pytree."""
-    return [
-        (f"x{jax.tree_util.keystr(path)}", leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(x)
-    ]
-
-
-def _check_finite(array: np.ndarray, what: str, columns: Sequence[str] | None) -> None:
-    if not _is_floating(array):
-        return
-    finite = np.isfinite(array)
-    if finite.all():
-        return
-    place = tuple(int(i) for i in np.argwhere(~finite)[0])
-    where = f"row {place[0]}"
-    if columns is not None:
-        where += f", column {columns[place[1] if len(place) > 1 else 0]!r}"
-    elif len(place) == 2:
-        where += f", column {place[1]}"
-    elif len(place) > 2:
-        where += f", position {place[1:]}"
-    more = int((~finite).sum()) - 1
-    raise DataError(
-        f"{what}: expected finite numbers, came {array[place]} in {where} "
-        f"(counted from 0{f'; {more} more such entries' if more else ''}); {_ADVICE}"
-    )
 
 
 class Dataset(eqx.Module):
@@ -152,15 +116,16 @@ class Dataset(eqx.Module):
         groups: Sequence[str] | None = None,
         units: str | None = None,
         name: str = "",
+        _part: bool = False,
     ):
-        self.x = _as_inputs(x)
-        y = _as_array(y, "y")
+        self.x = jax.tree.map(lambda leaf: as_array(leaf, "x"), whole_lists(x))
+        y = as_array(y, "y")
         self.y = y.astype(np.int64) if y.dtype == np.bool_ else y
         self.noise_scale = (
-            None if noise_scale is None else _as_array(noise_scale, "noise_scale")
+            None if noise_scale is None else as_array(noise_scale, "noise_scale")
         )
         self.group, labels = _as_groups(group)
-        self.weight = None if weight is None else _as_array(weight, "weight")
+        self.weight = None if weight is None else as_array(weight, "weight")
         self.features = None if features is None else tuple(features)
         self.target = target
         self.classes = None if classes is None else tuple(classes)
@@ -168,6 +133,9 @@ class Dataset(eqx.Module):
         self.groups = None if groups is None else tuple(groups)
         self.units = units
         self.name = name
+        # a part of data that were checked as a whole may be one-hot by chance
+        if not _part and is_one_hot(self.y):
+            refuse_one_hot(self.y, len(self.y))
 
     def __check_init__(self):
         self._check_targets()
@@ -181,29 +149,22 @@ class Dataset(eqx.Module):
                 f"y: expected numbers, came text ({y.ravel()[:1].tolist()}); give "
                 "integer class codes 0..K-1 and their names as classes="
             )
-        if y.ndim < 1 or not _is_real(y):
+        if y.ndim < 1 or not is_real(y):
             raise DataError(
                 "y: expected floats of shape (N,) or (N, …), or integer class codes "
                 f"of shape (N,) or (N, …); came {y.dtype} of shape {y.shape}"
             )
         if y.size == 0:
             raise DataError(f"y: expected at least one row, came shape {y.shape}")
-        if _is_floating(y):
+        if is_floating(y):
             columns = None if self.target is None or y.ndim > 1 else (self.target,)
-            _check_finite(y, "y", columns)
+            check_finite(y, "y", columns)
             if self.classes is not None:
                 raise DataError(
                     f"y: expected integer class codes, since classes are named; came "
                     f"{y.dtype}; convert with y.astype(int), or leave classes= out"
                 )
             return
-        if _is_one_hot(y):
-            raise DataError(
-                f"y: expected class codes of shape (N,), came {y.dtype} of shape "
-                f"{y.shape} with a single 1 in each row; for one-hot rows give "
-                "y.argmax(axis=1), for a label at each position give shape (N, T, 1), "
-                "for regression on several outputs give floats"
-            )
         if y.min() < 0:
             raise DataError(
                 f"y: expected class codes from 0, came {y.min()} in row "
@@ -219,7 +180,7 @@ class Dataset(eqx.Module):
             )
 
     def _check_inputs(self) -> None:
-        leaves = _named_leaves(self.x)
+        leaves = named_leaves(self.x)
         if not leaves:
             raise DataError("x: expected at least one array, came an empty pytree")
         bare = isinstance(self.x, np.ndarray)
@@ -241,7 +202,7 @@ class Dataset(eqx.Module):
                     f"{listing(self.features)}; rename the columns"
                 )
         for what, leaf in leaves:
-            if leaf.ndim == 0 or not _is_real(leaf):
+            if leaf.ndim == 0 or not is_real(leaf):
                 raise DataError(
                     f"{what}: expected numbers with leading axis {len(self)}, came "
                     f"{leaf.dtype} of shape {leaf.shape}; encode text as numbers"
@@ -255,24 +216,24 @@ class Dataset(eqx.Module):
                 raise DataError(
                     f"{what}: expected at least one column, came shape {leaf.shape}"
                 )
-            _check_finite(leaf, what, self.features)
+            check_finite(leaf, what, self.features)
 
     def _check_extras(self) -> None:
         n = len(self)
         if self.noise_scale is not None:
             scale = self.noise_scale
-            if not _is_floating(self.y):
+            if not is_floating(self.y):
                 raise DataError(
                     "noise_scale: expected only with float targets, came with class "
                     "codes; leave it out"
                 )
-            if scale.shape not in ((n,), self.y.shape) or not _is_real(scale):
+            if scale.shape not in ((n,), self.y.shape) or not is_real(scale):
                 raise DataError(
                     f"noise_scale: expected numbers of shape ({n},) or {self.y.shape}, "
                     f"came {scale.dtype} of shape {scale.shape}; a scale common to all "
                     "rows belongs to the likelihood, Gaussian(scale=)"
                 )
-            _check_finite(scale, "noise_scale", None)
+            check_finite(scale, "noise_scale")
             if not (scale > 0).all():
                 row = int(np.argwhere(~(scale > 0))[0][0])
                 raise DataError(
@@ -295,12 +256,12 @@ class Dataset(eqx.Module):
                 )
         if self.weight is not None:
             weight = self.weight
-            if weight.shape != (n,) or not _is_real(weight):
+            if weight.shape != (n,) or not is_real(weight):
                 raise DataError(
                     f"weight: expected numbers of shape ({n},), came {weight.dtype} "
                     f"of shape {weight.shape}"
                 )
-            _check_finite(weight, "weight", None)
+            check_finite(weight, "weight")
             if (weight < 0).any():
                 row = int(np.argmax(weight < 0))
                 raise DataError(
@@ -358,6 +319,7 @@ class Dataset(eqx.Module):
             classes=self.classes,
             units=self.units,
             name=self.name,
+            _part=True,
         )
 
     def with_inputs(
@@ -394,6 +356,7 @@ class Dataset(eqx.Module):
             classes=self.classes,
             units=self.units,
             name=self.name if name is None else name,
+            _part=True,
         )
 
     def split(
@@ -448,7 +411,7 @@ class Dataset(eqx.Module):
         """
         digest = hashlib.sha256()
         extras = {"group": self.group, "noise": self.noise_scale, "weight": self.weight}
-        named = [*_named_leaves(self.x), ("y", self.y), *extras.items()]
+        named = [*named_leaves(self.x), ("y", self.y), *extras.items()]
         for what, array in named:
             if array is None:
                 continue
@@ -500,9 +463,9 @@ class Split(eqx.Module):
 
 def _traits(data: Dataset) -> dict[str, Any]:
     return {
-        "input shapes": {k: leaf.shape[1:] for k, leaf in _named_leaves(data.x)},
+        "input shapes": {k: leaf.shape[1:] for k, leaf in named_leaves(data.x)},
         "target shape": data.y.shape[1:],
-        "kind of target": "numbers" if _is_floating(data.y) else "class codes",
+        "kind of target": "numbers" if is_floating(data.y) else "class codes",
         "feature names": data.features,
         "class names": data.classes,
     }
@@ -558,13 +521,13 @@ def constant_features(data: Dataset) -> tuple[str, ...]:
     ('site',)
     """
     found = []
-    for what, leaf in _named_leaves(data.x):
+    for what, leaf in named_leaves(data.x):
         if leaf.ndim > 2:
             continue
         columns = leaf.reshape(len(data), -1)
         low, high = columns.min(axis=0), columns.max(axis=0)
         same = low == high
-        if _is_floating(leaf):
+        if is_floating(leaf):
             rounding = max(8 * float(jnp.finfo(leaf.dtype).eps), 1e-10)
             low, high = low.astype(np.float64), high.astype(np.float64)
             same = high - low <= rounding * np.maximum(abs(low), abs(high))
@@ -596,7 +559,7 @@ def as_classes(data: Dataset) -> Dataset:
     >>> coded.y.tolist(), coded.classes
     ([1, 0, 1], ('3', '5'))
     """
-    if not _is_floating(data.y):
+    if not is_floating(data.y):
         return data
     if data.y.ndim != 1:
         raise DataError(

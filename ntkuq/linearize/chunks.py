@@ -59,7 +59,7 @@ def _free_bytes() -> int:
 
 def predicted_numbers(jacobian: Jacobian, outputs: int) -> int:
     """How many numbers one example's factors take while they are made."""
-    own = factor_numbers(jacobian, outputs)
+    own = factor_numbers(jacobian, outputs) + _written_out(jacobian)
     if jacobian.is_readout:  # no backward pass, but the Hessian and its products
         return own + jacobian.plan.activations + 2 * outputs**2
     return own + (1 + outputs) * jacobian.plan.activations
@@ -83,6 +83,16 @@ def factor_numbers(jacobian: Jacobian, outputs: int) -> int:
             if site.positions > 1:
                 total += outputs * size
     return total
+
+
+def _written_out(jacobian: Jacobian) -> int:
+    """Unit vectors that stand for one row of a table, where its Jacobian does not.
+
+    An input factor that is no diagonal (`Reduce`) is made from them.
+    """
+    sites = [jacobian.site(leaf) for leaf in jacobian.subset]
+    tables = [site for site in sites if site is not None and site.kind == "rows"]
+    return sum(site.into for site in tables if site.positions == 1)
 
 
 def _site_numbers(site: Site, outputs: int) -> int:

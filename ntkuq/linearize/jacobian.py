@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -72,9 +73,43 @@ class Rows(eqx.Module):
             jax.nn.one_hot(self.ids, self.size, dtype=self.g.dtype), self.g, False
         )
 
+    def merged(self) -> Rows:
+        """The same with each row met once: the gradients of equal rows are summed.
+
+        Positions left over have gradients of zero, so that products of two Jacobians
+        are sums over positions.
+        """
+        if self.ids.shape[-1] == 1:
+            return self
+        ids, g = self._by_example(_merge)
+        return Rows(ids, g, self.size)
+
     def dense(self) -> Float[Array, "*N K P"]:
         """The Jacobian itself, raveled in the leaf's layout."""
-        return self.outer().dense()
+        j = self._by_example(lambda ids, g: _add_rows(ids, g, self.size))
+        return j.reshape(*j.shape[:-2], -1)
+
+    def _by_example(self, fn: Callable) -> Any:
+        for _ in self.ids.shape[:-1]:
+            fn = jax.vmap(fn)
+        return fn(self.ids, self.g)
+
+
+def _add_rows(
+    ids: Int[Array, " T"], g: Float[Array, "K T O"], size: int
+) -> Float[Array, "K V O"]:
+    # unit vectors times gradients would take T V numbers
+    return jnp.zeros((len(g), size, g.shape[-1]), g.dtype).at[:, ids].add(g)
+
+
+def _merge(
+    ids: Int[Array, " T"], g: Float[Array, "K T O"]
+) -> tuple[Int[Array, " T"], Float[Array, "K T O"]]:
+    order = jnp.argsort(ids)
+    ids, g = ids[order], g[:, order]
+    # the number of different rows before each position
+    slot = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(ids[1:] != ids[:-1])])
+    return jnp.zeros_like(ids).at[slot].set(ids), jnp.zeros_like(g).at[:, slot].add(g)
 
 
 class Readout(eqx.Module):
@@ -277,9 +312,35 @@ class Jacobian(eqx.Module):
 
         return jax.jvp(outputs, (self.leaves,), (shaped,))
 
+    def _forward(
+        self, x: PyTree, seeds: tuple[Callable | None, ...], extra: tuple
+    ) -> tuple[Factors, ...]:
+        """One example's factors by forward mode, one pass for each parameter."""
+
+        def outputs(leaves: list[Array]) -> Array:
+            return forward(self.replace(leaves), x)
+
+        out = outputs(self.leaves)
+        size = out.shape[0]
+        rows = [
+            j.reshape(size, -1).astype(out.dtype)
+            for j in jax.jacfwd(outputs)(self.leaves)
+        ]
+
+        def factors(seed: Callable | None) -> Factors:
+            if seed is None:
+                return Factors(out, tuple(map(Dense, rows)), size)
+            weights = seed(out, *extra).T.astype(out.dtype)
+            leaves = tuple(Dense(weights @ j) for j in rows)
+            return Factors(out, leaves, weights.shape[0])
+
+        return tuple(map(factors, seeds))
+
     def _example(
         self, x: PyTree, seeds: tuple[Callable | None, ...], extra: tuple
     ) -> tuple[Factors, ...]:
+        if not self.plan.reversible:
+            return self._forward(x, seeds, extra)
         every = jax.tree.leaves(parameters(self.model))
         chosen, ends = set(self.subset), set(self.plan.readout)
         sites = [site for site in self.plan.sites if site.leaf in chosen]
@@ -293,7 +354,7 @@ class Jacobian(eqx.Module):
             leaves = list(every)
             for n, leaf in zip(generic, varied, strict=True):
                 leaves[n] = leaf
-            if not sites:  # nothing to record: an ordinary forward pass
+            if not self.plan.sites:  # it may not be traced: an ordinary forward pass
                 out = forward(self.replace([leaves[n] for n in self.subset]), x)
                 return (out, []), []
             given: list[Array | None] = [None] * len(sites)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import primitives
 from jaxtyping import Array, Float
 
 
@@ -53,3 +54,30 @@ def patches(
         parts.append(part)
     found = jnp.stack(parts, axis=-1)  # (batch, *spatial, in, prod(kernel))
     return found.reshape(-1, x.shape[-1], *kernel)
+
+
+def grouped(data: Array, kernel: Array, options: dict[str, Any]) -> Array:
+    """A convolution with groups of features, as a product of patches and kernels.
+
+    The derivative in the kernel is then a product too: that of XLA's convolution, for
+    each example and output, takes a hundred times longer on a CPU.
+    """
+    numbers, groups = options["dimension_numbers"], options["feature_group_count"]
+    window = tuple(kernel.shape[axis] for axis in numbers.rhs_spec[2:])
+    found = patches(data, window, options)
+    apart = found.reshape(len(found), groups, -1)
+    kernels = jnp.transpose(kernel, numbers.rhs_spec).reshape(
+        groups, -1, apart.shape[2]
+    )
+    made = jnp.einsum("tgi,goi->tgo", apart, kernels)
+    batch, feature, *spatial = numbers.out_spec
+    shape = jax.eval_shape(
+        lambda data, kernel: primitives.conv_general_dilated_p.bind(
+            data, kernel, **options
+        ),
+        data,
+        kernel,
+    ).shape
+    order = (batch, *spatial, feature)
+    made = made.reshape([shape[axis] for axis in order])
+    return jnp.transpose(made, [order.index(axis) for axis in range(len(order))])

@@ -6,11 +6,14 @@ list. Values are numbered; the parameter leaves are the first ones.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 from jax.extend.core import primitives
 from jaxtyping import PyTree
@@ -96,6 +99,19 @@ def _write_out(
     return [look(atom) for atom in jaxpr.outvars], count
 
 
+def has_while(program: Program) -> bool:
+    """Is there a loop whose length is not known beforehand?"""
+
+    def found(primitive: core.Primitive, params: dict[str, Any]) -> bool:
+        return primitive is primitives.while_p or any(
+            found(equation.primitive, equation.params)
+            for jaxpr in _inner(params)
+            for equation in jaxpr.eqns
+        )
+
+    return any(found(one.primitive, one.params) for one in program.equations)
+
+
 class Use(NamedTuple):
     """One place where parameters meet data.
 
@@ -160,14 +176,21 @@ class Layer(NamedTuple):
     biases: tuple[int, ...]
 
 
-#: Operations that keep each number and its place in the raveled array.
-KEEP = (primitives.reshape_p, primitives.squeeze_p, primitives.copy_p)
+def keeps(equation: Equation) -> bool:
+    """Does each number keep its place in the raveled array?"""
+    reshaped = equation.primitive is primitives.reshape_p
+    if reshaped and equation.params.get("dimensions") is not None:
+        return False  # read in another order than that of C
+    return reshaped or equation.primitive in (primitives.squeeze_p, primitives.copy_p)
+
+
 #: Operations on the numbers of one place.
 ELEMENTWISE = frozenset(
     {
         "abs",
         "add",
         "add_any",
+        "and",
         "clamp",
         "convert_element_type",
         "copy",
@@ -191,6 +214,8 @@ ELEMENTWISE = frozenset(
         "mul",
         "ne",
         "neg",
+        "not",
+        "or",
         "pow",
         "reshape",
         "rsqrt",
@@ -239,18 +264,20 @@ class _Flow:
 
     def bare(self, number: int | None) -> int | None:
         """The leaf that a value is, reshaped at most; used nowhere else."""
-        return self._leaf(number, KEEP)
+        return self._leaf(number, keeps)
 
     def turned(self, number: int | None) -> int | None:
         """The leaf that a value is, transposed at most; used nowhere else."""
-        return self._leaf(number, (primitives.transpose_p,))
+        return self._leaf(number, lambda e: e.primitive is primitives.transpose_p)
 
-    def _leaf(self, number: int | None, through) -> int | None:
+    def _leaf(
+        self, number: int | None, through: Callable[[Equation], bool]
+    ) -> int | None:
         while number is not None and self.used_once(number):
             if number < self.program.leaves:
                 return number
             maker = self.made_by(number)
-            if maker is None or maker.primitive not in through:
+            if maker is None or not through(maker):
                 return None
             number = maker.inputs[0]
         return None
@@ -276,7 +303,7 @@ def readout(program: Program) -> Layer | None:
         maker = None if number is None else flow.made_by(number)
         if number is None or maker is None or not flow.used_once(number):
             return None
-        if maker.primitive in KEEP:
+        if keeps(maker):
             return product(maker.inputs[0])
         matrix = flow.matrix(maker)
         if matrix is not None:
@@ -360,21 +387,57 @@ def _added(flow: _Flow, number: int) -> tuple[int, ...]:
             if other is None or equation.sizes[0] != equation.sizes[1]:
                 break
             found.append(other)
-        elif equation.primitive not in KEEP:
+        elif not keeps(equation):
             break
         (number,) = equation.outputs
     return tuple(found)
 
 
-def _elementwise(primitive: core.Primitive, params: dict[str, Any]) -> bool:
-    inner = _inner(params)
-    if primitive.name in ("custom_jvp_call", "jit"):
-        return all(
-            _elementwise(equation.primitive, equation.params)
-            for jaxpr in inner
-            for equation in jaxpr.eqns
-        )
-    return primitive.name in ELEMENTWISE and not inner
+def _elementwise(
+    primitive: core.Primitive, params: dict[str, Any], *, moved: bool = True
+) -> bool:
+    """Is each result made of numbers of the same place, and its derivative too?
+
+    moved: does a derivative pass through?
+    """
+    if primitive.name == "jit":
+        return _all_elementwise(params["jaxpr"].jaxpr, moved=moved)
+    if primitive.name == "custom_jvp_call":
+        if moved:  # a rule may mix what the function does not
+            return _all_elementwise(_with_rule(primitive, params), moved=False)
+        return _all_elementwise(params["call_jaxpr"].jaxpr, moved=False)
+    if primitive is primitives.reshape_p and params.get("dimensions") is not None:
+        return False
+    return primitive.name in ELEMENTWISE and not _inner(params)
+
+
+def _all_elementwise(jaxpr: core.Jaxpr, *, moved: bool) -> bool:
+    fixed = set()
+    for equation in jaxpr.eqns:
+        given = [atom for atom in equation.invars if not isinstance(atom, core.Literal)]
+        if fixed.issuperset(given):
+            fixed.update(equation.outvars)
+        elif not _elementwise(equation.primitive, equation.params, moved=moved):
+            return False
+    return True
+
+
+def _with_rule(primitive: core.Primitive, params: dict[str, Any]) -> core.Jaxpr:
+    """A function with a derivative of its own, and that derivative."""
+    call = functools.partial(primitive.bind, **primitive.get_bind_params(params))
+    given = [
+        jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+        for aval in params["call_jaxpr"].in_avals
+    ]
+    moved = [
+        jax.ShapeDtypeStruct(one.shape, jax.dtypes.float0)
+        if not jnp.issubdtype(one.dtype, jnp.inexact)
+        else one
+        for one in given
+    ]
+    return jax.make_jaxpr(lambda at, along: jax.jvp(call, at, along))(
+        given, moved
+    ).jaxpr
 
 
 def _activations(jaxpr) -> int:

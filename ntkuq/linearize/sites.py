@@ -26,8 +26,17 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from ntkuq.linearize.convolve import convolve
-from ntkuq.linearize.patches import patches
-from ntkuq.linearize.program import Use, hidden, program, readout, uses
+from ntkuq.linearize.operations import Operations, operations
+from ntkuq.linearize.patches import grouped, patches
+from ntkuq.linearize.program import (
+    Program,
+    Use,
+    has_while,
+    hidden,
+    program,
+    readout,
+    uses,
+)
 from ntkuq.models import forward, parameters, trainable
 from ntkuq.models.memo import by_structure
 
@@ -194,15 +203,17 @@ def _dot(leaf: Leaf, data: ArrayLike, options: dict, *, weight_left: bool) -> Ar
 @quax.register(primitives.conv_general_dilated_p)
 def _conv(data: ArrayLike, leaf: Leaf, **options):
     """A convolution is a matrix product with the patches of the data."""
-    if leaf.outside():
+    if options["feature_group_count"] > 1 and jax.default_backend() == "cpu":
+        out = grouped(jnp.asarray(data), leaf.array, options)
+    elif leaf.outside():
         out = convolve(data, leaf.array, options)
     else:
         out = primitives.conv_general_dilated_p.bind(data, leaf.array, **options)
     numbers = options["dimension_numbers"]
     rest = [axis for axis in range(leaf.array.ndim) if axis != numbers.rhs_spec[0]]
-    grouped = options["feature_group_count"] > 1 or options["batch_group_count"] > 1
+    groups = options["feature_group_count"] * options["batch_group_count"]
     middle = numbers.rhs_spec[0] not in (0, leaf.array.ndim - 1)
-    if grouped or middle or not leaf.plain() or not leaf.outside():
+    if groups > 1 or middle or not leaf.plain() or not leaf.outside():
         leaf.materialise()
         return out
     batch, feature, *spatial = numbers.out_spec
@@ -315,6 +326,9 @@ class Plan(eqx.Module):
             backward pass: the outputs are matrix @ data + biases + anything else.
         hidden: the leaves of the layer before it, where that data are its outputs, each
             changed by itself.
+        reversible: is there a reverse-mode derivative? Not where parameters are inside
+            a `while` loop.
+        operations: of the forward pass of one example.
     """
 
     sites: tuple[Site, ...] = eqx.field(static=True)
@@ -324,6 +338,8 @@ class Plan(eqx.Module):
     uses: tuple[Use, ...] = eqx.field(static=True)
     readout: tuple[int, ...] = eqx.field(static=True, default=())
     hidden: tuple[int, ...] = eqx.field(static=True, default=())
+    reversible: bool = eqx.field(static=True, default=True)
+    operations: Operations = eqx.field(static=True, default=Operations())
 
     @property
     def leaves(self) -> int:
@@ -332,19 +348,9 @@ class Plan(eqx.Module):
 
     @property
     def flops(self) -> float:
-        """Operations of one example's forward pass: 2 T I O a layer, and the rest."""
-        met = {site.leaf for site in self.sites}
-        layers = sum(
-            2.0 * site.positions * site.into * site.out
-            for site in self.sites
-            if site.kind != "rows"
-        )
-        rest = sum(
-            2.0 * math.prod(shape)
-            for leaf, shape in enumerate(self.shapes)
-            if leaf not in met
-        )
-        return layers + rest + self.activations
+        """Operations of one example's forward pass: its products, and the rest."""
+        counted = self.operations
+        return counted.products + counted.convolutions + self.activations
 
     def last(self) -> tuple[int, ...]:
         """The leaves of the last layer: the last matrix and what is added after it.
@@ -414,6 +420,38 @@ def find_sites(model: PyTree, x: PyTree) -> Plan:
     return _find_sites(model, x)
 
 
+def _program(model: PyTree, x: PyTree) -> Program:
+    if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(parameters(model))):
+        raise TypeError("expected real parameters, got complex ones: split them in two")
+    try:
+        return program(model, x)
+    except NameError as error:  # JAX: an axis without a name that is bound
+        raise ValueError(
+            "expected a network of one example, got one that looks at a whole batch "
+            f"({str(error).split('.', 1)[0]}), such as a batch norm in training: call "
+            "equinox.nn.inference_mode on it first"
+        ) from error
+
+
+def _operations(model: PyTree, x: PyTree) -> Operations:
+    tree, rest = eqx.partition(model, trainable(model))
+    return operations(lambda tree, x: forward(eqx.combine(tree, rest), x), tree, x)
+
+
+def _reversible(model: PyTree, x: PyTree) -> bool:
+    tree, rest = eqx.partition(model, trainable(model))
+
+    def pull(tree, x):
+        out, back = jax.vjp(lambda tree: forward(eqx.combine(tree, rest), x), tree)
+        return back(out)
+
+    try:
+        jax.eval_shape(pull, tree, x)
+    except ValueError:  # JAX: a loop of unknown length cannot be run backwards
+        return False
+    return True
+
+
 def _in_order(site: Site) -> bool:
     """Is it met once, with outputs in the order of the leaf's axes?"""
     return site.positions == 1 and site.permutation == tuple(range(len(site.shape)))
@@ -424,8 +462,12 @@ def _find_sites(model: PyTree, x: PyTree) -> Plan:
     leaves = jax.tree.leaves(parameters(model))
     shapes = tuple(leaf.shape for leaf in leaves)
     everything = tuple(range(len(leaves)))
-    steps = program(model, x)
-    size, used = steps.activations, uses(steps)
+    steps = _program(model, x)
+    size, used, work = steps.activations, uses(steps), _operations(model, x)
+    if has_while(steps) and not _reversible(model, x):
+        return Plan(
+            *((), everything, shapes, size, used), reversible=False, operations=work
+        )
     generic: frozenset[int] = frozenset()
     while True:
         seen: list[Recorder] = []
@@ -437,7 +479,7 @@ def _find_sites(model: PyTree, x: PyTree) -> Plan:
         try:
             jax.eval_shape(run, leaves, x)
         except NotImplementedError:  # quax has no rule for custom_vjp
-            return Plan((), everything, shapes, size, used)
+            return Plan((), everything, shapes, size, used, operations=work)
         (recorder,) = seen
         # a leaf met at a site first and materialized later is generic as a whole
         if recorder.generic == set(generic):
@@ -464,4 +506,4 @@ def _find_sites(model: PyTree, x: PyTree) -> Plan:
         # fewer units than inputs of the last layer: some were broadcast
         if layer is not None and first is not None and first.out == last.into:
             before = (layer.matrix, *layer.biases)
-    return Plan(sites, unmet, shapes, size, used, ends, before)
+    return Plan(*(sites, unmet, shapes, size, used), ends, before, operations=work)

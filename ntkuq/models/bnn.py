@@ -12,6 +12,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, PyTree
 
 from ntkuq.data import Batches, Dataset
+from ntkuq.data.inputs import as_inputs
+from ntkuq.models.checks import need
 from ntkuq.models.likelihoods import (
     AbstractLikelihood,
     Bernoulli,
@@ -67,6 +69,26 @@ class BNN(eqx.Module):
     scaling: AbstractScaling = eqx.field(converter=_as_scaling, default=None)
     target_shape: tuple[int, ...] | None = eqx.field(static=True, default=None)
 
+    def __check_init__(self):
+        need(
+            self.likelihood,
+            AbstractLikelihood,
+            "BNN: likelihood",
+            "Gaussian(scale), Categorical() or another likelihood",
+        )
+        need(
+            self.prior,
+            AbstractPrior,
+            "BNN: prior",
+            "NormalPrior(precision), FanInPrior() or another prior",
+        )
+        need(
+            self.scaling,
+            AbstractScaling,
+            "BNN: scaling",
+            "Standardize(), or None for data as they come",
+        )
+
     @property
     def trained(self) -> bool:
         """Is there a trained network inside?"""
@@ -98,8 +120,15 @@ class BNN(eqx.Module):
         Raises:
             TypeError: for complex parameters.
         """
+        types = _dtypes(self._trained)
+        if not types:
+            raise ValueError(
+                "expected a network with parameters, arrays of floats, got "
+                f"{type(self._trained).__name__} without any: give a network that "
+                "has something to learn"
+            )
         # float64 is float32 where JAX is told so: not kept
-        dtype = jnp.result_type(*_dtypes(self._trained))
+        dtype = jnp.result_type(*types)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
                 f"expected real floating-point parameters, got {dtype}: a Gaussian "
@@ -191,10 +220,12 @@ class BNN(eqx.Module):
         several = isinstance(_plain(likelihood), Categorical)
         more = several and found > expected and found % count == 0
         if found != expected and not more:
+            one_hot = several and found == count == math.prod(data.y.shape[1:])
+            hint = ", or give one-hot rows as y.argmax(axis=1)" if one_hot else ""
             raise ValueError(
                 f"{type(_plain(likelihood)).__name__} asks for {expected} network "
                 f"output(s){' or more' if several else ''} for these targets; the "
-                f"network has {found}: change its last layer or the likelihood"
+                f"network has {found}: change its last layer or the likelihood{hint}"
             )
         if np.ndim(data.y) > 1 and not isinstance(likelihood, HeteroscedasticGaussian):
             _check_axes(shape, np.shape(data.y)[1:], found // _size(data.y))
@@ -258,12 +289,14 @@ class BNN(eqx.Module):
     def inputs(self, x: PyTree, dtype: DTypeLike | None = None) -> PyTree:
         """Network inputs (N, …): scaled, in the network's or the given dtype.
 
-        Without scaling, integers (tokens, categories) stay integers.
+        Without scaling, integers (tokens, categories) stay integers. Values are not
+        looked at: a `Dataset` has done that, and `checked_inputs` does it for others.
 
         Raises:
-            ValueError: where the network does not take these inputs.
+            ValueError: for what is no array of numbers with rows, and where the network
+                does not take these inputs.
         """
-        scaled = self.scaling.inputs(x)
+        scaled = self.scaling.inputs(as_inputs(x))
         self._outputs(scaled)
         dtype = dtype or (self.dtype if self.trained else jnp.zeros(()).dtype)
         return jax.tree.map(

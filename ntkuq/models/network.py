@@ -72,8 +72,18 @@ def as_network(value: PyTree) -> Network:
 
 
 def forward(model: PyTree, x: PyTree) -> Float[Array, " C"]:
-    """The outputs of one example, flattened to (C,)."""
-    return jnp.ravel(model(x))
+    """The outputs of one example, flattened to (C,).
+
+    Raises:
+        TypeError: where they are several arrays.
+    """
+    outputs = model(x)
+    if not eqx.is_array_like(outputs):
+        raise TypeError(
+            "expected a network with one array of outputs for an example, got "
+            f"{type(outputs).__name__}: join them, such as by jnp.concatenate"
+        )
+    return jnp.ravel(outputs)
 
 
 def parameters(model: PyTree) -> PyTree:

@@ -61,6 +61,11 @@ class NormalPrior(AbstractPrior):
     precision: PyTree = 1.0
 
     def __check_init__(self):
+        if not jax.tree.leaves(self.precision):
+            raise ValueError(
+                "NormalPrior: expected precision > 0, one number or a pytree of them, "
+                f"got {self.precision!r} without any"
+            )
         for value in jax.tree.leaves(self.precision):
             if not positive(value):
                 raise ValueError(
@@ -90,10 +95,24 @@ class NormalPrior(AbstractPrior):
             return jax.tree.map(
                 lambda leaf: jnp.asarray(self.precision, leaf.dtype), parameters
             )
+        self._check_form(parameters)
         return jax.tree.map(
             lambda leaf, value: jnp.asarray(value, leaf.dtype),
             parameters,
             self.precision,
+        )
+
+    def _check_form(self, parameters: PyTree) -> None:
+        if jax.tree.structure(parameters) == jax.tree.structure(self.precision):
+            return
+        expected, found = (
+            len(jax.tree.leaves(tree)) for tree in (parameters, self.precision)
+        )
+        raise ValueError(
+            "NormalPrior: expected one precision, or a pytree like the network's "
+            f"parameters with a number for each of their {expected} arrays, got a "
+            f"{type(self.precision).__name__} of {found}: make it by "
+            "jax.tree.map(lambda leaf: 1.0, bnn.parameters)"
         )
 
     def scaled(self, factor):

@@ -101,7 +101,15 @@ class Standardize(AbstractScaling):
         return Standardize(loc, scale, y_loc, y_scale)
 
     def inputs(self, x):
-        return jax.tree.map(_standardize, x, self._fitted(self.x_loc), self.x_scale)
+        loc = self._fitted(self.x_loc)
+        expected, found = jax.tree.structure(loc), jax.tree.structure(x)
+        if found != expected:
+            raise ValueError(
+                f"expected inputs of {expected.num_leaves} array(s) in the form of the "
+                f"training data, got a {type(x).__name__} of {found.num_leaves}: give "
+                "the same pytree, and rows as one array (numpy.stack)"
+            )
+        return jax.tree.map(_standardize, x, loc, self.x_scale)
 
     def loc(self):
         return self._fitted(self.y_loc)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ntkuq.data.inputs import checked_inputs
 from ntkuq.linearize import map_chunks
 from ntkuq.models import BNN, Frozen, forward, trainable
 from ntkuq.models.hyperparameters import Hyperparameter
@@ -93,7 +94,7 @@ class NetworkFunctions(eqx.Module):
         return NetworkFunction(NetworkFunctions(self.bnn, one))
 
     def __call__(self, x: PyTree) -> Float[Array, "n N *C"]:
-        latent = draw_outputs(self.networks, self.bnn.inputs(x))
+        latent = draw_outputs(self.networks, self.bnn.inputs(checked_inputs(x)))
         loc = jnp.asarray(self.bnn.scaling.loc(), latent.dtype)
         scale = jnp.asarray(self.bnn.scaling.scale(), latent.dtype)
         values, _ = self.bnn.likelihood.shift(latent, loc, scale)

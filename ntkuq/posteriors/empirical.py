@@ -50,6 +50,7 @@ from ntkuq.posteriors.laplace.evidence import (
     keep,
     log_evidence,
     maximize,
+    normalizer,
     standard_errors,
 )
 from ntkuq.posteriors.laplace.posterior import retuned, tuned_hyperparameters
@@ -220,6 +221,8 @@ def _choose(tune: AbstractTune, fit: Fit, curvature) -> Tuned:
 
 def _with_errors(tuned: Tuned, fit: Fit, curvature, drift: float) -> Tuned:
     """Errors at the optimum that moves with tau and v, in place of a fixed one's."""
+    if tuned.at_bound:
+        return tuned
     log_t = -math.log(tuned.tau) - 2 * math.log(tuned.noise)
     bend = curvature.slopes(log_t).second
     tau_se, noise_se = standard_errors(fit, tuned.tau, tuned.noise, bend, drift)
@@ -258,10 +261,11 @@ def _fit(jacobian, likelihood, precisions, shift, x, y) -> Fit:
     value, misfit, quadratic, count = _statistics(
         jacobian, likelihood, precisions, shift, x, y
     )
-    gaussian = isinstance(likelihood, Gaussian)
-    return Fit(
-        float(value), float(misfit) if gaussian else None, int(count), float(quadratic)
-    )
+    size = int(count)
+    if not isinstance(likelihood, Gaussian):
+        return Fit(float(value), None, size, float(quadratic))
+    constant = normalizer(likelihood.scale, size)
+    return Fit(constant, float(misfit), size, float(quadratic))
 
 
 @eqx.filter_jit

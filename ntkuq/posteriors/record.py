@@ -12,6 +12,7 @@ import dataclasses
 import enum
 import functools
 import importlib
+import inspect
 import math
 from typing import Any, NamedTuple
 
@@ -131,13 +132,34 @@ def _name(kind: type) -> str:
 
 
 def _names(kind: Any) -> list[str]:
-    if dataclasses.is_dataclass(kind):
-        return [field.name for field in dataclasses.fields(kind)]
-    return list(kind._fields)
+    if not dataclasses.is_dataclass(kind):
+        return list(kind._fields)
+    # what a class computes itself is not stored, though a base has a field for it
+    names = [field.name for field in dataclasses.fields(kind)]
+    return [name for name in names if not isinstance(_static(kind, name), property)]
+
+
+def _static(kind: Any, name: str) -> Any:
+    return inspect.getattr_static(kind, name, None)
+
+
+def _default(kind: type, name: Any) -> Any:
+    """The value of a field that was not given; `None` where it has none."""
+    field = getattr(kind, "__dataclass_fields__", {}).get(name)
+    default = getattr(field, "default", None)
+    return None if default is dataclasses.MISSING else default
 
 
 def _fields(thing: Any) -> dict[str, Any]:
     return {name: getattr(thing, name, None) for name in _names(type(thing))}
+
+
+#: In place of a function that a class of this package has by default.
+_AS_DEFINED = {"$default": None}
+
+
+def _is_default(thing: Any, name: Any, value: Any) -> bool:
+    return callable(value) and value is _default(type(thing), name)
 
 
 def _is_number(leaf: Any) -> bool:
@@ -225,7 +247,12 @@ class Writer:
         children = _children(thing)
         if children is None:
             return self._place(thing, path)
-        items = {k: self.encode(v, f"{path}.{k}") for k, v in children.items()}
+        items = {
+            k: _AS_DEFINED
+            if _is_default(thing, k, v)
+            else self.encode(v, f"{path}.{k}")
+            for k, v in children.items()
+        }
         if type(thing) is dict:
             if not all(isinstance(key, str) for key in items):
                 raise TypeError(f"save: expected keys of text at {path}, got others")
@@ -329,7 +356,12 @@ class Reader:
                 f"{', '.join(fields)}: read the file with the version of ntkuq that "
                 "wrote it"
             )
-        values = {name: self.decode(fields[name], f"{path}.{name}") for name in names}
+        values = {
+            name: _default(kind, name)
+            if fields[name] == _AS_DEFINED
+            else self.decode(fields[name], f"{path}.{name}")
+            for name in names
+        }
         if not dataclasses.is_dataclass(kind):
             return kind(**values)
         # as Equinox unflattens: the values were checked when they were made

@@ -291,6 +291,10 @@ REFUSED = {
         lambda: Batches([(np.ones(1), [0]), (np.ones(1), [2])], classes="ab"),
         "batch 1 .*class codes below 2",
     ),
+    "one-hot": (
+        lambda: Batches([(np.ones(1), [[0, 1]]), (np.ones(1), [[1, 0]])] * 10),
+        r"came int64 of shape \(20, 2\) with a single 1 in each row; .*y.argmax",
+    ),
     "known noise": (
         lambda: Batches.of(Dataset([1.0], [1.0], noise_scale=[1.0]), size=1),
         "without noise_scale, .* cannot carry",
@@ -311,6 +315,14 @@ def test_refused_with_a_reason(case):
     with pytest.raises(DataError, match=message) as caught:
         make_()
     assert not isinstance(caught.value, BatchesChanged)
+
+
+def test_a_batch_of_several_labels_is_no_code():
+    y = np.array([[0, 1, 0]] * 30 + [[1, 1, 0]])
+    batches = Batches([(np.ones(30), y[:30]), (np.ones(1), y[30:])])
+    assert len(batches) == len(batches.to_dataset()) == 31
+    assert [len(y) for _, y in batches.rechunk(20)] == [16, 15]
+    assert len(batches.take_first(30)) == 30
 
 
 def test_at_the_entrance_of_a_method():

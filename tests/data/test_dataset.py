@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkuq.data import DataError, Dataset, Split, as_classes, constant_features
+from ntkuq.data import Batches, DataError, Dataset, Split, as_classes, constant_features
 
 
 def small(n=12, d=3, **kwargs):
@@ -87,7 +87,7 @@ REFUSED = {
         r"expected integer class codes, since classes are named",
     ),
     "one-hot": (
-        lambda: Dataset(np.ones(2), np.eye(2, dtype=int)),
+        lambda: Dataset(np.ones(20), np.eye(2, dtype=int)[np.arange(20) % 2]),
         r"for one-hot rows give y.argmax",
     ),
     "feature names short": (
@@ -129,6 +129,16 @@ def test_refused_with_a_reason(case):
     make, message = REFUSED[case]
     with pytest.raises(DataError, match=message):
         make()
+
+
+def test_few_rows_of_several_labels_are_no_codes():
+    y = np.array([[0, 1, 0], [1, 1, 0]] * 20)
+    data = Dataset(np.arange(40.0), y)
+    part = data.take(np.arange(0, 40, 2))  # all of them look one-hot
+    assert part.y.sum() == len(part) == 20
+    assert len(part.with_inputs(np.ones(20))) == len(part.take([0])) * 20
+    assert len(Batches.of(part, size=4)) == len(Batches.of(data, size=1).outline()) * 10
+    assert len(Dataset(np.ones(3), y[::2][:3])) == 3
 
 
 def test_arrays_stay_on_the_host_with_their_dtype():

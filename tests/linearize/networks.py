@@ -372,6 +372,19 @@ class Permuted(eqx.Module):
         return jnp.tensordot(jnp.transpose(self.w, (1, 0, 2)), x, 1)
 
 
+class Columnwise(eqx.Module):
+    """The last product, or its bias, read in the order of columns."""
+
+    layer: nn.Linear
+    of_bias: bool = eqx.field(static=True)
+
+    def __call__(self, x):
+        if self.of_bias:
+            bias = self.layer.bias.reshape(2, 3).ravel(order="F")
+            return self.layer.weight @ x + bias
+        return self.layer(x).reshape(2, 3).ravel(order="F")
+
+
 class Widths(eqx.Module):
     """One array contracted over one axis, and over two."""
 
@@ -534,6 +547,8 @@ def _networks():
             "ODODOD",
         ),
         "shifted": (Shifted(_linear(4, 2)), x, "LD"),
+        "columnwise": (Columnwise(_linear(4, 6), of_bias=False), x, "OD"),
+        "columnwise bias": (Columnwise(_linear(4, 6), of_bias=True), x, "LD"),
         "subtracted": (Subtracted(_linear(4, 2)), x, "OD"),
     }
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ntkuq.linearize.convolve import LANES, LEAST, MOST, _block, convolve
+from ntkuq.linearize.patches import grouped
 from tests.linearize.networks import normal
 
 
@@ -155,3 +156,26 @@ def test_blocks_fill_the_lanes_with_the_fewest_operations(channels):
     assert fits(found)
     assert work(found) == min(work(block) for block in blocks if fits(block))
     assert _block(sides, window, 13, 12) is None
+
+
+@pytest.mark.parametrize("channels", [4, 8], ids=["depthwise", "two groups each"])
+@pytest.mark.parametrize("specs", LAYOUTS, ids=lambda specs: specs[0])
+def test_groups_are_products_with_patches(specs, channels):
+    """Strides, dilations and padding too, and both gradients."""
+    x = normal(*placed(specs[0], {"N": 2, "C": 4, "H": 9, "W": 8})).astype(float)
+    kernel = {"O": channels, "I": channels // 4, "H": 3, "W": 2}
+    k = normal(*placed(specs[1], kernel), number=2).astype(float)
+    options = {
+        "window_strides": (2, 1),
+        "padding": ((1, 0), (2, 1)),
+        "lhs_dilation": (1, 2),
+        "rhs_dilation": (2, 1),
+        "feature_group_count": 4 // kernel["I"],
+    }
+    plain, _ = both(specs, options, x, k)
+    params = jax.make_jaxpr(plain)(x, k).eqns[-1].params
+    value, pull = jax.vjp(plain, x, k)
+    got, back = jax.vjp(lambda x, k: grouped(x, k, params), x, k)
+    np.testing.assert_allclose(got, value, rtol=0, atol=1e-12)
+    for one, two in zip(back(jnp.sin(value)), pull(jnp.sin(value)), strict=True):
+        np.testing.assert_allclose(one, two, rtol=0, atol=1e-12)

@@ -331,7 +331,7 @@ def test_low_rank_is_exact_at_full_rank_and_never_overconfident():
     g = oracle.ggn(case.j, case.h)
     rank = np.linalg.matrix_rank(g)
     whole, _ = low_rank(*case.problem, case.c, rank=case.n * case.c)
-    case.check(whole, g, rtol=1e-6)
+    case.check(whole, g, rtol=1e-9)
     part, _ = low_rank(*case.problem, case.c, rank=3)
     assert part.values.shape == (3,)
     white = g / np.sqrt(case.prior[:, None] * case.prior)

@@ -23,6 +23,7 @@ from ntkuq.linearize import (
     NTKOperator,
     SampledFisher,
     TraceNTKOperator,
+    chunks,
     dual_ggn_operator,
     fisher_operator,
     ggn_operator,
@@ -30,7 +31,7 @@ from ntkuq.linearize import (
     per_leaf,
 )
 from ntkuq.linearize.chunks import CHUNK_BYTES
-from ntkuq.models import Categorical, LogDensity, Poisson
+from ntkuq.models import Categorical, Gaussian, LogDensity, Poisson
 from tests.linearize.networks import KEY, NETWORKS, normal
 from tests.oracle import dense as oracle
 
@@ -479,6 +480,80 @@ def test_the_default_batch_is_bounded():
     assert op.whole
     bytes_used = op.batch_size * 4 * found.plan.activations
     assert CHUNK_BYTES / 2 < bytes_used <= CHUNK_BYTES
+
+
+def test_batches_are_smaller_where_little_memory_is_free(monkeypatch):
+    model = eqx.nn.MLP(100, 1, 1000, 2, key=KEY)
+    found, x = Jacobian.at(model, jnp.zeros(100)), jnp.zeros((3, 100))
+
+    def sizes():
+        hessian = HessianOperator(found, Gaussian(), x, jnp.zeros((3, 1)))
+        return JacobianOperator(found, x).batch_size, hessian.batch_size
+
+    plenty = sizes()
+    monkeypatch.setattr(chunks, "_free_bytes", lambda: 2**26)
+    for few, many in zip(sizes(), plenty, strict=True):
+        assert few == pytest.approx(many / 16, rel=0.05)
+
+
+class Fixed(eqx.Module):
+    """A network of no operations."""
+
+    b: jax.Array
+
+    def __call__(self, x):
+        return self.b
+
+
+def test_a_network_without_operations():
+    found = Jacobian.at(Fixed(jnp.array([1.0, 2.0])), jnp.zeros(1))
+    x = jnp.zeros((3, 1))
+    y = jnp.zeros((3, 2))
+    op = HessianOperator(found, Gaussian(), x, y)
+    close(op.as_matrix(), 3 * np.eye(2))
+    close(JacobianOperator(found, x).mv(jnp.array([1.0, 2.0])), [[1, 2]] * 3)
+
+
+class Mixed(eqx.Module):
+    """Weights of two types."""
+
+    inner: jax.Array
+    outer: jax.Array
+
+    def __call__(self, x):
+        return self.outer @ jnp.tanh(self.inner @ x)
+
+
+def _mixed():
+    narrow = normal(3, 4, number=1).astype(jnp.float32)
+    return Mixed(narrow, oracle.double(normal(2, 3, number=2)))
+
+
+def _narrow():
+    return Mixed(*(leaf.astype(jnp.float32) for leaf in jax.tree.leaves(_mixed())))
+
+
+@pytest.mark.parametrize("build", [_mixed, _narrow])
+def test_structures_tell_the_types_of_products(build):
+    """Leaves of two types, and float32 weights that meet float64 inputs."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        model, x = build(), oracle.double(normal(N, 4, number=3))
+        found, y = Jacobian.at(model, x[0]), jnp.zeros(N, int)
+        ones = [jnp.ones(()) for _ in found.leaves]
+        for op in (
+            JacobianOperator(found, x),
+            JacobianOperator(found, x, batch_size=2).T,
+            ggn_operator(found, Categorical(), x),
+            ntk_operator(found, x, ones),
+            HessianOperator(found, Categorical(), x, y),
+        ):
+            like, out = op.in_structure(), op.out_structure()
+            v = vector(like).astype(like.dtype)
+            dense = np.asarray(op.as_matrix()) @ np.ravel(v)
+            for one in (op, lx.linearise(op)):
+                got = one.mv(v)
+                assert (got.shape, got.dtype) == (out.shape, out.dtype)
+                np.testing.assert_allclose(np.ravel(got), dense, rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_of_whole_numbers_in_batches():

@@ -303,6 +303,34 @@ def test_running_statistics_are_no_parameters():
     assert plan.shapes == ((6, 4), (6,), (6,), (6,), (2, 6), (2,))
 
 
+class Looped(eqx.Module):
+    """A loop whose end depends on the data."""
+
+    w: jax.Array
+
+    def __call__(self, x):
+        def step(state):
+            count, h = state
+            return count + 1, jnp.tanh(self.w @ h)
+
+        count = jnp.where(x[0] > 0, 3, 2)
+        return jax.lax.while_loop(lambda s: s[0] < count, step, (0, x))[1][:2]
+
+
+def test_a_loop_of_unknown_length_goes_forward():
+    """It has no reverse-mode derivative: one pass for each parameter."""
+    with jax.enable_x64(True):
+        model, x = double(Looped(normal(4, 4, number=29))), double(normal(5, 4))
+        found = Jacobian.at(model, x[0])
+        factors, (rows,) = routes(found, x)
+        along = jax.jacfwd(lambda w: jax.vmap(Looped(w))(x))(model.w).reshape(5, 2, 16)
+        np.testing.assert_allclose(factors.outputs, outputs(model, x), rtol=1e-12)
+        np.testing.assert_allclose(rows, along, rtol=0, atol=1e-10)
+        weighed = found.factors(x, seed, jnp.ones((5, 2, 3))).leaves[0].dense()
+        expected = np.einsum("nc,ncp->np", factors.outputs, along)[:, None]
+        np.testing.assert_allclose(weighed, np.repeat(expected, 3, 1), atol=1e-10)
+
+
 class Ending(eqx.Module):
     """Two layers, and what happens between them."""
 
@@ -319,17 +347,28 @@ def _ending(between):
     return Ending(one, two, between)
 
 
+@jax.custom_jvp
+def centered(h):
+    """Its own function is one of each unit, its derivative is not."""
+    return jnp.tanh(h)
+
+
+centered.defjvp(lambda h, t: (centered(h[0]), t[0] - t[0].mean()))
+
+
 ENDINGS = {
     "relu": (lambda h, last, x: last(jax.nn.relu(h)), (0, 1)),
     "gelu": (lambda h, last, x: last(jax.nn.gelu(h)), (0, 1)),
     "silu": (lambda h, last, x: last(jax.nn.silu(h)), (0, 1)),
     "elu": (lambda h, last, x: last(jax.nn.elu(h)), (0, 1)),
+    "relu6": (lambda h, last, x: last(jax.nn.relu6(h)), (0, 1)),
     "linear": (lambda h, last, x: last(h), (0, 1)),
     "reshaped": (lambda h, last, x: last(jnp.tanh(h.reshape(2, 2)).ravel()), (0, 1)),
     "skipped": (lambda h, last, x: last(jnp.tanh(h)) + x[:3], (0, 1)),
     # units that meet each other, other data, or the outputs beside the last matrix
     "softmax": (lambda h, last, x: last(jax.nn.softmax(h)), ()),
     "centered": (lambda h, last, x: last(h - h.mean()), ()),
+    "centered gradients": (lambda h, last, x: last(centered(h)), ()),
     "reversed": (lambda h, last, x: last(h + h[::-1]), ()),
     "residual": (lambda h, last, x: last(x + jnp.tanh(h)), ()),
     "gated": (lambda h, last, x: last(h * jnp.tanh(x)), ()),

@@ -10,6 +10,7 @@ from ntkuq.models import (
     Categorical,
     Gaussian,
     HeteroscedasticGaussian,
+    KnownNoise,
     Poisson,
     Probit,
 )
@@ -232,6 +233,7 @@ def test_nodes_are_standard_normal():
         np.testing.assert_allclose(weights @ points**2, 1, rtol=1e-12)
 
 
+@pytest.mark.usefixtures("untyped")
 def test_targets_that_do_not_fit_are_named():
     counts = np.array([0, 1, 2])
     assert Poisson().outputs(counts) == Bernoulli().outputs(counts[:2]) == 1
@@ -245,6 +247,12 @@ def test_targets_that_do_not_fit_are_named():
         Poisson().outputs(counts - 1)
     with pytest.raises(ValueError, match="class codes 0, 1"):
         Categorical().outputs(counts - 1)
-    for scale in (0.0, -1.0, np.array([1.0, 0.0]), float("nan")):
+    two = np.ones((5, 2))
+    assert Gaussian(np.ones(2)).outputs(two) == Gaussian([1.0]).outputs(two) == 2
+    for likelihood in (Gaussian(np.ones(3)), KnownNoise(Gaussian(np.ones(3)))):
+        with pytest.raises(ValueError, match=r"shape \(\) or \(2,\), .* got \(3,\)"):
+            likelihood.outputs(two)
+    bad = ("a", None, 1j, [[1.0], [1.0, 2.0]])
+    for scale in (0.0, -1.0, np.array([1.0, 0.0]), float("nan"), *bad):
         with pytest.raises(ValueError, match="scale > 0"):
             Gaussian(scale)

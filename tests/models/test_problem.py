@@ -47,13 +47,23 @@ def test_priors_are_normal_densities():
         np.testing.assert_allclose(prior.log_prob(theta), total, rtol=1e-5)
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), np.float64(0)])
+@pytest.mark.parametrize("precision", [[1.0, 2.0], {"w": 1.0}, [1.0] * 4])
+def test_precisions_have_the_form_of_the_parameters(precision):
+    theta = parameters(mlp(3, 2, width=4, depth=1)(KEY))
+    prior, found = NormalPrior(precision), type(precision).__name__
+    message = f"each of their 4 arrays, got a {found} of {len(precision)}"
+    with pytest.raises(ValueError, match=message):
+        prior.log_prob(theta)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), np.float64(0), "a", None])
 def test_precisions_are_positive(value):
     for make in (NormalPrior, lambda v: NormalPrior({"w": v})):
         with pytest.raises(ValueError, match="precision > 0"):
             make(value)
     with pytest.raises(ValueError, match="> 0"):
-        FanInPrior(weight_std=float(value))
+        FanInPrior(weight_std=value)
     with pytest.raises(ValueError, match="one precision for each parameter array"):
         NormalPrior(np.ones(3))
 
@@ -112,6 +122,53 @@ def test_inputs_of_another_shape_are_refused():
         Standardize().inputs(data.x)
     with pytest.raises(ValueError, match="not fitted yet"):
         Standardize().scale()
+
+
+def test_inputs_of_another_form_are_refused():
+    data = Dataset(RNG.standard_normal((8, 3)), RNG.standard_normal(8))
+    bnn = BNN(mlp(3, 1), Gaussian(), scaling=Standardize()).prepare(data)
+    with pytest.raises(ValueError, match=r"1 array\(s\) .* got a list of 8: .*stack"):
+        bnn.inputs([*data.x])
+    plain = BNN(mlp(3, 1)(KEY), Gaussian())
+    for problem in (bnn, plain):
+        found = problem.inputs(data.x.tolist())
+        np.testing.assert_array_equal(found, problem.inputs(data.x))
+    # values are looked at where predictions are asked for
+    assert np.isnan(plain.inputs(np.full((1, 3), np.nan))).all()
+
+
+MADE = {
+    "text": (lambda n: BNN(n, "gaussian"), "likelihood: .*Gaussian.*, got 'gaussian'"),
+    "class": (lambda n: BNN(n, Gaussian), r"the class Gaussian: call it, Gaussian\(\)"),
+    "number": (lambda n: BNN(n, Gaussian(), 1.0), r"prior: .*NormalPrior.*, got 1.0"),
+    "no prior": (lambda n: BNN(n, Gaussian(), None), "prior: .*, got None"),
+    "scaling": (
+        lambda n: BNN(n, Gaussian(), NormalPrior(), "std"),
+        r"scaling: expected Standardize\(\), or None .*, got 'std'",
+    ),
+}
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("case", MADE)
+def test_problems_are_made_of_their_parts(case):
+    make, message = MADE[case]
+    with pytest.raises(TypeError, match=message):
+        make(mlp(3, 1))
+
+
+def test_a_network_without_parameters_is_refused():
+    bnn = BNN(eqx.nn.Lambda(lambda x: x[:1]), Gaussian())
+    with pytest.raises(
+        ValueError, match=r"network with parameters.*got Lambda without"
+    ):
+        _ = bnn.dtype
+
+
+def test_one_hot_rows_are_pointed_at():
+    few = Dataset(RNG.standard_normal((6, 3)), np.eye(3, dtype=int)[[0, 1, 2, 0, 1, 2]])
+    with pytest.raises(ValueError, match=r"asks for 6 .* or give one-hot rows as"):
+        BNN(mlp(3, 3), Categorical()).prepare(few)
 
 
 def test_a_trained_network_is_looked_at_once():

@@ -193,10 +193,10 @@ def test_data_sets_keep_the_axes_of_their_targets():
         Dataset(x, codes, classes=[str(k) for k in range(11)])
     with pytest.raises(DataError, match="came -1 in row 1"):
         Dataset(x, codes - 5 * (codes == 4))
-    tags = np.eye(4, dtype=int)
+    tags = np.tile(np.eye(4, dtype=int), (5, 1))
     with pytest.raises(DataError, match=r"give shape \(N, T, 1\)"):
-        Dataset(x, tags)
-    assert Dataset(x, tags[:, :, None]).y.shape == (4, 4, 1)
+        Dataset(np.ones(20), tags)
+    assert Dataset(np.ones(20), tags[:, :, None]).y.shape == (20, 4, 1)
 
 
 def test_known_noise_stands_for_the_scale(double):

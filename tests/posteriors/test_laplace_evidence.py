@@ -586,6 +586,40 @@ def test_batch_norm_is_in_inference_mode_and_its_statistics_are_no_parameters():
     assert np.isfinite(posterior.predict(validation.x).epistemic).all()
 
 
+@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("start", [1e-8, 1e-3, 1e4])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_noise_where_the_search_starts_does_not_matter(dtype, start, per_layer):
+    """Residuals of a million start deviations leave the evidence all its digits."""
+    bnn, data, _ = problem("gaussian")
+    model = jax.tree.map(
+        lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, bnn.model
+    )
+    method = Laplace(KFAC(), tune=MarginalLikelihood(per_layer=per_layer))
+    with jax.enable_x64(dtype == np.float64):
+        far, near = (
+            method.fit(BNN(model, Gaussian(noise), NormalPrior(1.0)), data)
+            for noise in (start, 1.0)
+        )
+    assert far.log_marginal_likelihood == pytest.approx(
+        near.log_marginal_likelihood, abs=1e-3
+    )
+    for one, two in zip(far.hyperparameters, near.hyperparameters, strict=True):
+        assert not one.at_bound
+        # to a twentieth of what the data leave open
+        assert abs(one.value - two.value) < 0.05 * two.se
+
+
+def test_at_a_bound_there_is_no_standard_error():
+    """Targets that are the network's outputs: the noise goes to zero."""
+    bnn, data, _ = problem("gaussian")
+    exact = Dataset(data.x, np.asarray(oracle.outputs(bnn.model, data.x))[:, 0])
+    posterior = Laplace(Diagonal()).fit(bnn, exact)
+    for hyper in posterior.hyperparameters:
+        assert hyper.at_bound
+        assert hyper.se is None
+
+
 def test_a_singular_curvature_reports_its_jitter():
     x = np.repeat(RNG.standard_normal((4, 3)), 3, axis=0)
     bnn, _, _ = regression()
@@ -595,5 +629,18 @@ def test_a_singular_curvature_reports_its_jitter():
         )
         assert 0 <= posterior.diagnostics["jitter"] < 1e-10 * 1e18 * np.sum(x**2)
         assert np.isfinite(posterior.predict(x).epistemic).all()
+        # the evidence that users differentiate takes the same jitter
+        at = jnp.asarray(math.log(TAU))
+        value, slope = jax.value_and_grad(posterior.log_evidence)(at)
+        assert float(value) == pytest.approx(posterior.log_marginal_likelihood)
+        assert np.isfinite(slope)
+        # rounding leaves no variance below zero
+        assert np.min(posterior.predict(x).epistemic) >= 0.0
+        assert np.min(np.diagonal(posterior.joint(x).covariance)) >= 0.0
+        tune = MarginalLikelihood(per_layer=True)
+        layers = Laplace(Full(view), tune=tune).fit(
+            bnn.with_noise(1e-9), Dataset(x, x[:, 0])
+        )
+        assert np.isfinite(layers.log_marginal_likelihood)
     assert posterior.diagnostics["jitter"] > 0
     assert dataclasses.asdict(posterior.hyperparameters[0])["value"] == TAU

@@ -140,6 +140,27 @@ def test_what_cannot_be_added_to_says_so():
         plain.update(Dataset(data.x, np.stack([data.y, data.y], axis=1)))
 
 
+def test_further_targets_are_of_the_kind_of_the_first():
+    rng = np.random.default_rng(6)
+    x, y = rng.standard_normal((8, 3)), rng.standard_normal((8, 2, 3))
+    wide = BNN(oracle.double(eqx.nn.MLP(3, 6, 4, 1, key=KEY)), Gaussian(0.3))
+    images = Laplace(tune=Fixed()).fit(wide, Dataset(x, y))
+    for other in (y.transpose(0, 2, 1), y.reshape(8, 6)):
+        with pytest.raises(ValueError, match=r"targets of shape \(N, 2, 3\).*bring"):
+            images.update(Dataset(x, other))
+    labels = BNN(wide.network, Categorical())
+    sequences = Laplace(KFAC(), tune=Fixed()).fit(
+        labels, Dataset(x, rng.integers(0, 3, (8, 2)))
+    )
+    for other in (rng.integers(0, 2, (8, 3)), rng.integers(0, 6, 8)):
+        with pytest.raises(ValueError, match=r"targets of shape \(N, 2\).*bring"):
+            sequences.update(Dataset(x, other))
+    bnn, data, _ = problem("gaussian")
+    known = Dataset(data.x, data.y, noise_scale=np.full(len(data), 0.4))
+    with pytest.raises(ValueError, match="with noise_scale, as the first data had"):
+        Laplace(tune=Fixed()).fit(bnn, known).update(data)
+
+
 # Functions ----------------------------------------------------------------------------
 
 

@@ -14,11 +14,13 @@ from ntkuq.kernels import Analytic, Empirical
 from ntkuq.linearize import SampledFisher
 from ntkuq.models import (
     BNN,
+    Bernoulli,
     Categorical,
     Fixed,
     Gaussian,
     Network,
     NormalPrior,
+    Poisson,
     Standardize,
     mlp,
 )
@@ -27,10 +29,12 @@ from ntkuq.posteriors import (
     KFAC,
     MAP,
     NTKGP,
+    CrossValidation,
     DeepEnsemble,
     Diagonal,
     Full,
     FunctionSpace,
+    GridSearch,
     Laplace,
     LastLayer,
     LoadError,
@@ -47,6 +51,7 @@ BUILD = mlp(2, 1, width=4, depth=1)
 X = np.random.default_rng(1).standard_normal((12, 2))
 DATA = Dataset(X, np.sin(X[:, 0]), units="m")
 CLASSES = Dataset(X, (X[:, 0] > 0).astype(int) + (X[:, 1] > 0))
+SEVERAL = Dataset(X, (X > 0).astype(int))
 
 
 def regression():
@@ -57,6 +62,11 @@ def regression():
 
 def classes():
     return BNN(mlp(2, 3, width=4, depth=1)(KEY), Categorical())
+
+
+def several(likelihood, outputs):
+    """Two targets an example."""
+    return lambda: BNN(mlp(2, outputs, width=4, depth=1)(KEY), likelihood)
 
 
 def ensemble(bnn, data):
@@ -79,6 +89,11 @@ FITS = {
     "kfac": (by(Laplace(KFAC())), classes),
     "diagonal": (by(Laplace(Diagonal(), tune=Fixed())), classes),
     "sampled fisher": (by(Laplace(KFAC(fisher=SampledFisher(KEY)))), classes),
+    "labels": (by(Laplace(KFAC())), several(Categorical(), 4)),
+    "binary labels": (by(Laplace(KFAC())), several(Bernoulli(), 2)),
+    "counts": (by(Laplace(Diagonal())), several(Poisson(), 2)),
+    "grid": (by(Laplace(KFAC(), tune=GridSearch(DATA))), regression),
+    "cross-validation": (by(Laplace(KFAC(), tune=CrossValidation(3))), regression),
     "last layer": (by(Laplace(subset=LastLayer(), tune=Fixed())), classes),
     "gp": (by(GP(tune=Fixed())), regression),
     "gp of classes": (by(GP(tune=Fixed())), classes),
@@ -97,7 +112,7 @@ def assert_same(one, two):
 def test_round_trip_is_exact(name, tmp_path):
     fit, make = FITS[name]
     bnn = make()
-    data = CLASSES if bnn.likelihood.classes else DATA
+    data = DATA if make is regression else CLASSES if make is classes else SEVERAL
     posterior = fit(bnn, data)
     path = tmp_path / "posterior"
     save(path, posterior, data=data)

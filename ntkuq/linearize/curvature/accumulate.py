@@ -37,6 +37,22 @@ class Summary(NamedTuple):
     gradient: list[Array]
 
 
+class Hessians(eqx.Module):
+    """Minus the second derivatives of the log-likelihood in the outputs, of a chunk."""
+
+    likelihood: AbstractLikelihood
+    latent: Float[Array, "N C"]
+    y: PyTree
+
+    def each(self) -> Float[Array, "N C C"]:
+        """Of each example."""
+        return jax.vmap(self.likelihood.hessian)(self.latent, self.y)
+
+    def summed(self, weights: Float[Array, " N"]) -> Float[Array, "C C"]:
+        """sum_n w_n H_n."""
+        return self.likelihood.hessian_sum(self.latent, self.y, weights)
+
+
 class Seen(NamedTuple):
     """Sums over a data set: what was asked for, the fit, and the number of examples."""
 
@@ -57,7 +73,7 @@ def accumulate(
 
     Args:
         step: from the factors of S^T J of a chunk to arrays that add up. Where
-            `jacobian.is_readout`, from the factors of J and the Hessians (N, C, C).
+            `jacobian.is_readout`, from the factors of J and the `Hessians`.
         jacobian: at the trained parameters.
         likelihood: of the targets.
         examples: the data, seen once.
@@ -94,8 +110,7 @@ def _chunk(step, jacobian, likelihood, fisher, x, y, extra):
         factors = jacobian.factors(x)
         score = jax.vmap(likelihood.residual)(factors.outputs, y)
         summary = _summary(likelihood, factors.outputs, y, pull(factors, score))
-        hessian = jax.vmap(likelihood.hessian)(factors.outputs, y)
-        return step(factors, hessian), summary
+        return step(factors, Hessians(likelihood, factors.outputs, y)), summary
     factors, summary = fitted(jacobian, likelihood, fisher, x, y, extra)
     return step(factors), summary
 

@@ -157,3 +157,14 @@ def spectral_slopes(
 def symmetric(matrix: Float[Array, "*b n n"]) -> Float[Array, "*b n n"]:
     """The symmetric part, so that rounding leaves no trace."""
     return 0.5 * (matrix + jnp.swapaxes(matrix, -1, -2))
+
+
+def without_negative(covariance: Float[Array, "*b n n"]) -> Float[Array, "*b n n"]:
+    """The same with no variance below 0, which is what rounding leaves of a difference.
+
+    Where the data say all of a direction, prior and what was seen are equal numbers.
+    """
+    variances = jnp.diagonal(covariance, axis1=-2, axis2=-1)
+    missing = jnp.maximum(-variances, 0.0)
+    eye = jnp.eye(covariance.shape[-1], dtype=covariance.dtype)
+    return covariance + missing[..., None] * eye

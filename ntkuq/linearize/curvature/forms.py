@@ -10,7 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkuq.linearize.jacobian import Factor, Outer, Readout, Rows
+from ntkuq.linearize.jacobian import Dense, Factor, Outer, Readout, Rows
 
 
 class Rotated(eqx.Module):
@@ -32,30 +32,36 @@ class Rotated(eqx.Module):
     def _into(self, a: Float[Array, "*b I"]) -> Float[Array, "*b I"]:
         return a if self.right is None else a @ self.right
 
-    def rotate(self, leaf: Outer) -> tuple[Array, Array]:
-        """a and g in the eigenbases."""
-        return self._into(leaf.a), leaf.g @ self.left
+    def turned(self, leaf: Factor) -> Outer | Rows | Dense:
+        """The factor in the eigenbases: in the layout (O, I), or of rows (I, O)."""
+        if isinstance(leaf, Readout):
+            leaf = leaf.outer()
+        if isinstance(leaf, Dense):
+            raise TypeError(
+                "expected a layer's factor, got a dense Jacobian: the factors are not "
+                "those of the network that was fitted"
+            )
+        g = leaf.g @ self.left
+        if isinstance(leaf, Outer):
+            return Outer(self._into(leaf.a), g, True)
+        rows = Rows(leaf.ids, g, leaf.size)
+        return rows if self.right is None else _turned_rows(rows, self.right)
 
     def _jacobian(self, leaf: Factor) -> Float[Array, "N K O I"]:
-        outer = leaf.outer() if isinstance(leaf, Rows | Readout) else leaf
-        if not isinstance(outer, Outer):
-            raise TypeError(
-                f"expected a layer's factor, got {type(outer).__name__}: the factors "
-                "are not those of the network that was fitted"
-            )
-        a, g = self.rotate(outer)
-        return jnp.einsum("nti,nkto->nkoi", a, g)
+        turned = self.turned(leaf)
+        j, (out, into) = turned.dense(), self.values.shape
+        if isinstance(turned, Rows):
+            return jnp.swapaxes(j.reshape(*j.shape[:-1], into, out), -1, -2)
+        return j.reshape(*j.shape[:-1], out, into)
 
     def marginal(self, leaf: Factor, scale: Float[Array, "O I"]) -> Array:
         if isinstance(leaf, Readout):
             each = self._into(leaf.a) ** 2 @ scale.T
             return (self.left * each[:, None, :]) @ self.left.T
-        if isinstance(leaf, Rows) and self.right is None and leaf.ids.shape[1] == 1:
-            each = scale.T[leaf.ids[:, 0]]
-            g = leaf.g[:, :, 0] @ self.left
-            return jnp.einsum("nko,nlo,no->nkl", g, g, each)
+        if isinstance(leaf, Rows) and self.right is None:
+            return _row_marginal(Rows(leaf.ids, leaf.g @ self.left, leaf.size), scale.T)
         if isinstance(leaf, Outer) and leaf.once:
-            a, g = self.rotate(leaf)
+            a, g = self._into(leaf.a), leaf.g @ self.left
             each = a[:, 0] ** 2 @ scale.T
             return jnp.einsum("nko,nlo,no->nkl", g[:, :, 0], g[:, :, 0], each)
         j = self._jacobian(leaf)
@@ -64,11 +70,10 @@ class Rotated(eqx.Module):
     def variance(self, leaf: Factor, scale: Float[Array, "O I"]) -> Array:
         if isinstance(leaf, Readout):
             return (self._into(leaf.a) ** 2 @ scale.T) @ (self.left**2).T
-        if isinstance(leaf, Rows) and self.right is None and leaf.ids.shape[1] == 1:
-            g = leaf.g[:, :, 0] @ self.left
-            return jnp.einsum("nko,no->nk", g**2, scale.T[leaf.ids[:, 0]])
+        if isinstance(leaf, Rows) and self.right is None:
+            return _row_variance(Rows(leaf.ids, leaf.g @ self.left, leaf.size), scale.T)
         if isinstance(leaf, Outer) and leaf.once:
-            a, g = self.rotate(leaf)
+            a, g = self._into(leaf.a), leaf.g @ self.left
             return jnp.einsum("nko,no->nk", g[:, :, 0] ** 2, a[:, 0] ** 2 @ scale.T)
         return jnp.einsum("nkoi,oi->nk", self._jacobian(leaf) ** 2, scale)
 
@@ -95,6 +100,30 @@ class Rotated(eqx.Module):
         return self._turn(white.reshape(-1, *scale.shape) * jnp.sqrt(scale))
 
 
+def _turned_rows(rows: Rows, right: Float[Array, "V V"]) -> Outer | Dense:
+    """Unit vectors times V, in the layout (O, I)."""
+    _, outputs, positions, out = rows.g.shape
+    # not more than the Jacobian itself takes, which is one of all positions
+    if positions <= outputs * out:
+        return Outer(right[rows.ids], rows.g, True)
+    j = rows.dense()
+    j = j.reshape(*j.shape[:-1], rows.size, out)
+    turned = jnp.einsum("nkvo,vi->nkoi", j, right)
+    return Dense(turned.reshape(*turned.shape[:2], -1))
+
+
+def _row_marginal(leaf: Rows, scale: Float[Array, "V O"]) -> Float[Array, "N K K"]:
+    """J diag(scale) J^T of each example: only equal rows have a product."""
+    leaf = leaf.merged()
+    return jnp.einsum("nkto,nlto,nto->nkl", leaf.g, leaf.g, scale[leaf.ids])
+
+
+def _row_variance(leaf: Rows, scale: Float[Array, "V O"]) -> Float[Array, "N K"]:
+    """The diagonal of `_row_marginal`."""
+    leaf = leaf.merged()
+    return jnp.einsum("nkto,nto->nk", leaf.g**2, scale[leaf.ids])
+
+
 class Block(eqx.Module):
     """An exact block, by its eigendecomposition."""
 
@@ -106,8 +135,8 @@ class Block(eqx.Module):
 
     def marginal(self, leaf, scale):
         if isinstance(leaf, Readout) and leaf.a.shape[-1] == 1:
-            each = leaf.a**2 * scale
-            return (self.vectors * each[:, None, :]) @ self.vectors.T
+            # a bias: one matrix for all examples
+            return leaf.a[:, :, None] ** 2 * ((self.vectors * scale) @ self.vectors.T)
         j = self._rotated(leaf, scale)
         return jnp.einsum("nkp,nlp->nkl", j, j)
 
@@ -143,9 +172,8 @@ class Diag(eqx.Module):
         if isinstance(leaf, Readout):
             each = leaf.a**2 @ self._matrix(leaf, scale).T
             return each[:, :, None] * jnp.eye(leaf.outputs, dtype=each.dtype)
-        if isinstance(leaf, Rows) and leaf.ids.shape[1] == 1:
-            g, each = leaf.g[:, :, 0], scale.reshape(leaf.size, -1)[leaf.ids[:, 0]]
-            return jnp.einsum("nko,nlo,no->nkl", g, g, each)
+        if isinstance(leaf, Rows):
+            return _row_marginal(leaf, scale.reshape(leaf.size, -1))
         if isinstance(leaf, Outer) and leaf.once:
             g, a = leaf.g[:, :, 0], leaf.a[:, 0]
             each = a**2 @ self._matrix(leaf, scale).T
@@ -156,9 +184,8 @@ class Diag(eqx.Module):
     def variance(self, leaf, scale):
         if isinstance(leaf, Readout):
             return leaf.a**2 @ self._matrix(leaf, scale).T
-        if isinstance(leaf, Rows) and leaf.ids.shape[1] == 1:
-            each = scale.reshape(leaf.size, -1)[leaf.ids[:, 0]]
-            return jnp.einsum("nko,no->nk", leaf.g[:, :, 0] ** 2, each)
+        if isinstance(leaf, Rows):
+            return _row_variance(leaf, scale.reshape(leaf.size, -1))
         if isinstance(leaf, Outer) and leaf.once:
             each = leaf.a[:, 0] ** 2 @ self._matrix(leaf, scale).T
             return jnp.einsum("nko,no->nk", leaf.g[:, :, 0] ** 2, each)

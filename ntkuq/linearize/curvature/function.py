@@ -23,6 +23,7 @@ from ntkuq.linearize.curvature.base import (
     Evaluated,
     same_kind,
     symmetric,
+    without_negative,
 )
 from ntkuq.linearize.curvature.fisher import AbstractFisher, ExactFisher
 from ntkuq.linearize.curvature.square import (
@@ -166,7 +167,8 @@ class FunctionCovariance(AbstractCovariance):
         n, c = factors.outputs.shape[0], factors.weighed
         prior = own_gram(factors, self.variances)
         half = self._half(factors).T.reshape(n, c, -1)
-        return (prior - self.t * jnp.einsum("nck,ndk->ncd", half, half)) / self.tau
+        met = self.t * jnp.einsum("nck,ndk->ncd", half, half)
+        return without_negative((prior - met) / self.tau)
 
     def numbers(self, jacobian, outputs):
         own = predicted_numbers(jacobian, outputs)
@@ -176,7 +178,7 @@ class FunctionCovariance(AbstractCovariance):
         size = factors.outputs.shape[0] * factors.weighed
         prior = gram(factors, factors, self.variances).reshape(size, size)
         half = self._half(factors)
-        return symmetric(prior - self.t * half.T @ half) / self.tau
+        return without_negative(symmetric(prior - self.t * half.T @ half) / self.tau)
 
     def apply(self, vector):
         # Woodbury: (1/tau) [L0^-1 v - t L0^-1 R^T (I + t K)^-1 R L0^-1 v]

@@ -23,13 +23,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkuq.linearize.chunks import factor_chunk_size
-from ntkuq.linearize.curvature.accumulate import Seen, Summary, accumulate
+from ntkuq.linearize.curvature.accumulate import (
+    Hessians,
+    Seen,
+    Summary,
+    accumulate,
+)
 from ntkuq.linearize.curvature.blocks import Blocks
 from ntkuq.linearize.curvature.fisher import AbstractFisher
 from ntkuq.linearize.curvature.forms import Block, Diag, Rotated
 from ntkuq.linearize.examples import AbstractExamples
 from ntkuq.linearize.jacobian import (
-    Dense,
     Factor,
     Factors,
     Jacobian,
@@ -90,9 +94,7 @@ class Reduce(AbstractSharing):
 
     def pair(self, leaf):
         g = jnp.sum(leaf.g, axis=2).reshape(-1, leaf.g.shape[-1])
-        if isinstance(leaf, Rows):
-            leaf = leaf.outer()
-        a = jnp.mean(leaf.a, axis=1)
+        a = _shares(leaf) if isinstance(leaf, Rows) else jnp.mean(leaf.a, axis=1)
         return Pair(self_product(g), self_product(a))
 
     def copies(self, positions):
@@ -127,6 +129,14 @@ def _counts(leaf: Rows) -> Float[Array, " V"]:
     return jnp.zeros(leaf.size, leaf.g.dtype).at[leaf.ids].add(ones)
 
 
+def _shares(leaf: Rows) -> Float[Array, "N V"]:
+    """The mean over positions of the unit vectors of each example."""
+    count, positions = leaf.ids.shape
+    each = jnp.arange(count)[:, None]
+    zeros = jnp.zeros((count, leaf.size), leaf.g.dtype)
+    return zeros.at[each, leaf.ids].add(1.0) / positions
+
+
 def forms_of(
     jacobian: Jacobian, sharing: AbstractSharing | None, *, invariant: bool = False
 ) -> tuple[Form, ...]:
@@ -158,17 +168,35 @@ def forms_of(
     )
 
 
+def decomposed(jacobian: Jacobian, sharing: AbstractSharing) -> list[int]:
+    """The sides of the matrices that are decomposed, of all leaves."""
+    sides: list[int] = []
+    for leaf, size, form in zip(
+        jacobian.subset, jacobian.sizes, forms_of(jacobian, sharing), strict=True
+    ):
+        if form.kind == "block":
+            sides.append(size)
+        if form.kind != "kronecker":
+            continue
+        site = next(site for site in jacobian.plan.sites if site.leaf == leaf)
+        sides.append(site.out)
+        # counts of rows are a diagonal already
+        if site.kind != "rows" or not isinstance(sharing, Expand):
+            sides.append(site.into)
+    return sides
+
+
 class Step(eqx.Module):
     """The step of `accumulate`: what each leaf's block is made from."""
 
     forms: tuple[Form, ...] = eqx.field(static=True)
     sharing: AbstractSharing
 
-    def __call__(self, factors: Factors, hessian: Array | None = None) -> list[Any]:
+    def __call__(self, factors: Factors, hessians: Hessians | None = None) -> list[Any]:
         out = []
         for form, leaf in zip(self.forms, factors.leaves, strict=True):
-            if hessian is not None and isinstance(leaf, Readout):
-                out.append(_readout(form, leaf, hessian))
+            if hessians is not None and isinstance(leaf, Readout):
+                out.append(_readout(form, leaf, hessians))
             elif form.kind == "kronecker" and isinstance(leaf, Outer | Rows):
                 out.append(self.sharing.pair(leaf))
             elif form.kind == "block":
@@ -178,13 +206,14 @@ class Step(eqx.Module):
         return out
 
 
-def _readout(form: Form, leaf: Readout, hessian: Float[Array, "N C C"]) -> Any:
+def _readout(form: Form, leaf: Readout, hessians: Hessians) -> Any:
     """The same for a last layer, whose gradients are the Hessian's square root."""
     if form.kind == "kronecker":
-        return Pair(jnp.sum(hessian, axis=0), self_product(leaf.a))
+        gradients = hessians.summed(jnp.ones(len(leaf.a), leaf.a.dtype))
+        return Pair(gradients, self_product(leaf.a))
     if form.kind == "block":  # the bias: ones for inputs
-        return jnp.einsum("ncd,n->cd", hessian, leaf.a[:, 0] ** 2)
-    each = jnp.diagonal(hessian, axis1=-2, axis2=-1)
+        return hessians.summed(leaf.a[:, 0] ** 2)
+    each = jnp.diagonal(hessians.each(), axis1=-2, axis2=-1)
     values = each.T @ leaf.a**2
     return (values if leaf.output_first else values.T).reshape(-1)
 
@@ -204,12 +233,10 @@ def diagonal(leaf: Factor) -> Float[Array, " P"]:
         values = g.T @ a
         return (values if leaf.output_first else values.T).reshape(-1)
     if isinstance(leaf, Rows):
-        same = leaf.ids[:, :, None] == leaf.ids[:, None, :]
         # gradients of one row within an example add before they are squared
-        g = jnp.einsum("nts,nkso->nkto", same.astype(leaf.g.dtype), leaf.g)
-        first = jnp.argmax(same, axis=-1) == jnp.arange(same.shape[-1])
-        values = jnp.sum(g**2, axis=1) * first[..., None].astype(g.dtype)
-        table = jnp.zeros((leaf.size, g.shape[-1]), g.dtype)
+        leaf = leaf.merged()
+        values = jnp.sum(leaf.g**2, axis=1)
+        table = jnp.zeros((leaf.size, values.shape[-1]), values.dtype)
         return table.at[leaf.ids].add(values).reshape(-1)
     return jnp.sum(leaf.dense() ** 2, axis=(0, 1))
 
@@ -310,14 +337,15 @@ class Correction(eqx.Module):
 
     blocks: tuple[Rotated | Block | Diag, ...]
 
-    def __call__(self, factors: Factors, hessian: Array | None = None) -> list[Any]:
+    def __call__(self, factors: Factors, hessians: Hessians | None = None) -> list[Any]:
         out = []
         for block, leaf in zip(self.blocks, factors.leaves, strict=True):
             if not isinstance(block, Rotated):
                 out.append(None)
-            elif hessian is not None and isinstance(leaf, Readout):
+            elif hessians is not None and isinstance(leaf, Readout):
                 # sum_n (u^T H_n u) (v^T a_n)^2
-                turned = jnp.einsum("co,ncd,do->no", block.left, hessian, block.left)
+                left, each = block.left, hessians.each()
+                turned = jnp.einsum("co,ncd,do->no", left, each, left)
                 a = leaf.a if block.right is None else leaf.a @ block.right
                 out.append(turned.T @ a**2)
             else:
@@ -326,15 +354,11 @@ class Correction(eqx.Module):
 
 
 def _moments(block: Rotated, leaf: Factor) -> Float[Array, "O I"]:
-    if isinstance(leaf, Dense):
-        raise TypeError("expected a layer's factor, got a dense Jacobian")
-    outer = leaf if isinstance(leaf, Outer) else leaf.outer()
-    g = outer.g @ block.left
-    a = outer.a if block.right is None else outer.a @ block.right
-    if outer.once:
-        return jnp.sum(g[:, :, 0] ** 2, axis=1).T @ a[:, 0] ** 2
-    j = jnp.einsum("nti,nkto->nkoi", a, g)
-    return jnp.sum(j**2, axis=(0, 1))
+    turned = block.turned(leaf)
+    values, (out, into) = diagonal(turned), block.values.shape
+    if isinstance(turned, Rows):  # rows by gradients
+        return values.reshape(into, out).T
+    return values.reshape(out, into)
 
 
 def corrected_blocks(

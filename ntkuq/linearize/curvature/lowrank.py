@@ -27,6 +27,7 @@ from ntkuq.linearize.curvature.base import (
     same_kind,
     spectral_log_det,
     spectral_slopes,
+    without_negative,
 )
 from ntkuq.linearize.curvature.fisher import AbstractFisher, ExactFisher
 from ntkuq.linearize.curvature.square import log_det_plus_one
@@ -143,7 +144,7 @@ class LowRankCovariance(AbstractCovariance):
     def marginal(self, factors):
         seen = self._seen(factors)
         prior = own_gram(factors, [d**2 for d in self.deviations])
-        return prior - jnp.einsum("nck,ndk->ncd", seen, seen)
+        return without_negative(prior - jnp.einsum("nck,ndk->ncd", seen, seen))
 
     def numbers(self, jacobian, outputs):
         own = predicted_numbers(jacobian, outputs)
@@ -153,7 +154,7 @@ class LowRankCovariance(AbstractCovariance):
         size = factors.outputs.shape[0] * factors.weighed
         seen = self._seen(factors).reshape(size, -1)
         prior = gram(factors, factors, [d**2 for d in self.deviations])
-        return prior.reshape(size, size) - seen @ seen.T
+        return without_negative(prior.reshape(size, size) - seen @ seen.T)
 
     def apply(self, vector):
         white = jnp.concatenate(
@@ -194,7 +195,8 @@ def low_rank(
     extra = fisher.extras(y, 0)
     most = min(jacobian.size, len(examples) * outputs)
     kept = min(rank, most)
-    steps = min(2 * kept + 10, most)
+    # one more than the rank: the start has a part that G does not see
+    steps = min(2 * kept + 10, most + 1, jacobian.size)
     deviations = roots(variances)
     values, vectors, residual = _leading(
         jacobian, likelihood, fisher, x, extra, deviations, kept, steps

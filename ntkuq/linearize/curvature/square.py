@@ -122,7 +122,28 @@ def trace_and_log_det(lower: Float[Array, "n n"]) -> tuple[Array, Array]:
 
 
 def log_det_plus_one(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
-    """log det(I + M), traceable and differentiable."""
-    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    factor = jnp.linalg.cholesky(eye + matrix)
+    """log det((1 + jitter) I + M), traceable and differentiable.
+
+    With the least of `JITTERS` that gives a Cholesky factor, as in `Square.factor`.
+    """
+    size = matrix.shape[0]
+    shifted = matrix + (1.0 + _least_jitter(matrix)) * jnp.eye(size, dtype=matrix.dtype)
+    factor = jnp.linalg.cholesky(shifted)
     return 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor)))
+
+
+def _least_jitter(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
+    """Found apart: a factor that failed has no derivative, not even times 0."""
+    fixed = jax.lax.stop_gradient(matrix)
+    steps = jnp.asarray(JITTERS, matrix.dtype) * jnp.max(jnp.diagonal(fixed))
+    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+
+    def fails(step: Array) -> Array:
+        factor = jnp.linalg.cholesky(fixed + (1.0 + steps[step]) * eye)
+        return ~jnp.isfinite(factor[-1, -1])
+
+    last = len(JITTERS) - 1
+    step = jax.lax.while_loop(
+        lambda step: (step < last) & fails(step), lambda step: step + 1, jnp.asarray(0)
+    )
+    return steps[step]

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from ntkuq.linearize.chunks import fitting
-from ntkuq.linearize.curvature.accumulate import Summary, accumulate
+from ntkuq.linearize.curvature.accumulate import Hessians, Summary, accumulate
 from ntkuq.linearize.curvature.base import (
     AbstractCovariance,
     AbstractCurvature,
@@ -273,11 +273,11 @@ class Step(eqx.Module):
     invariant: bool = eqx.field(static=True)
 
     def __call__(
-        self, factors: Factors, hessian: Float[Array, "N C C"] | None = None
+        self, factors: Factors, hessians: Hessians | None = None
     ) -> Float[Array, "P P"] | tuple[Float[Array, "Q _ _"], ...]:
-        if hessian is not None:
+        if hessians is not None:
             return readout_pairs(
-                factors, hessian, self.deviations, invariant=self.invariant
+                factors, hessians.each(), self.deviations, invariant=self.invariant
             )
         r = dense(factors, self.deviations)
         return self_product(r.reshape(-1, r.shape[-1]))

@@ -79,7 +79,7 @@ class KeptGGN(lx.AbstractLinearOperator):
 
     @property
     def _dtype(self) -> jnp.dtype:
-        return self.local.like[0].dtype
+        return jnp.result_type(*(leaf.dtype for leaf in self.local.like))
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
         size = sum(leaf.size for leaf in self.local.like)

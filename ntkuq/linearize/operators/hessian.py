@@ -8,10 +8,15 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from ntkuq.linearize.chunks import CHUNK_BYTES, rows
+from ntkuq.linearize.chunks import fitting, rows
 from ntkuq.linearize.jacobian import Jacobian
 from ntkuq.linearize.operators.base import AbstractPSD
-from ntkuq.linearize.operators.jacobian import network, ravel, unravel
+from ntkuq.linearize.operators.jacobian import (
+    network,
+    ravel,
+    unravel,
+    vector_type,
+)
 from ntkuq.linearize.operators.scan import sum_rows
 from ntkuq.models import AbstractLikelihood
 
@@ -72,8 +77,8 @@ class HessianOperator(lx.AbstractLinearOperator):
         self.jacobian, self.likelihood = jacobian, likelihood
         self.x, self.y, self.precision = x, y, precision
         # twice the activations: the backward pass is differentiated too
-        numbers = 2 * jacobian.plan.activations * jacobian.leaves[0].dtype.itemsize
-        fits = max(1, CHUNK_BYTES // numbers)
+        numbers = 2 * jacobian.plan.activations
+        fits = fitting(numbers, vector_type(jacobian).itemsize)
         self.batch_size = fits if batch_size is None else batch_size
 
     @property
@@ -91,8 +96,7 @@ class HessianOperator(lx.AbstractLinearOperator):
         return self
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
-        dtype = self.jacobian.leaves[0].dtype
-        return jax.ShapeDtypeStruct((self.jacobian.size,), dtype)
+        return jax.ShapeDtypeStruct((self.jacobian.size,), vector_type(self.jacobian))
 
     def out_structure(self) -> jax.ShapeDtypeStruct:
         return self.in_structure()

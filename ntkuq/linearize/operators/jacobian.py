@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from ntkuq.linearize.chunks import CHUNK_BYTES, chunk_size, factor_chunk_size, rows
+from ntkuq.linearize.chunks import chunk_size, factor_chunk_size, fitting, rows
 from ntkuq.linearize.curvature.kfac import diagonal
 from ntkuq.linearize.jacobian import Jacobian
 from ntkuq.linearize.operators.scan import map_rows, sum_rows
@@ -22,12 +22,14 @@ class Local(eqx.Module):
     """A batch linearized.
 
     tangent: list of leaves -> J v, (B, C).
-    like: shapes of the leaves.
+    like: shapes and types of the leaves.
+    dtype: the type of the outputs.
     root: S, (B, C, K), or `None` where nothing weighs the outputs.
     """
 
     tangent: Callable
     like: tuple[jax.ShapeDtypeStruct, ...] = eqx.field(static=True)
+    dtype: jnp.dtype = eqx.field(static=True)
     root: Array | None
 
     def push(self, v: Float[Array, " P"]) -> Float[Array, "B K"]:
@@ -39,20 +41,22 @@ class Local(eqx.Module):
         """Jᵀ S u."""
         inner = u if self.root is None else jnp.einsum("bck,bk->bc", self.root, u)
         # leaf by leaf: transposing the slices of one vector would add up P-sized pads
-        (leaves,) = jax.linear_transpose(self.tangent, list(self.like))(inner)
+        back = jax.linear_transpose(self.tangent, list(self.like))
+        (leaves,) = back(inner.astype(self.dtype))
         return ravel(leaves)
 
 
 def ravel(leaves: list[Array]) -> Float[Array, " P"]:
-    """The leaves as one vector."""
+    """The leaves as one vector, in the type that holds them all."""
     return jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
 
 
 def unravel(vector: Float[Array, " P"], like) -> list[Array]:
-    """The leaves, with shapes as in `like`, of one vector."""
+    """The leaves, with shapes and types as in `like`, of one vector."""
     out, start = [], 0
     for leaf in like:
-        out.append(vector[start : start + leaf.size].reshape(leaf.shape))
+        part = vector[start : start + leaf.size].reshape(leaf.shape)
+        out.append(part.astype(leaf.dtype))
         start += leaf.size
     return out
 
@@ -90,6 +94,7 @@ class JacobianOperator(lx.AbstractLinearOperator):
     seed: Callable | None
     extra: tuple
     outputs: int = eqx.field(static=True)
+    out_dtype: jnp.dtype = eqx.field(static=True)
     batch_size: int = eqx.field(static=True)
 
     def __init__(
@@ -112,15 +117,16 @@ class JacobianOperator(lx.AbstractLinearOperator):
                 f"JacobianOperator: expected batch_size >= 1 or None, got {batch_size}"
             )
         self.jacobian, self.x, self.seed, self.extra = jacobian, x, seed, extra
-        wide, self.outputs = _widths(jacobian, x, seed, extra)
-        numbers = jacobian.plan.activations + wide * self.outputs
-        fits = max(1, CHUNK_BYTES // (numbers * self.dtype.itemsize))
+        f, row = _shapes(jacobian, x, seed, extra)
+        self.outputs, self.out_dtype = row.size, jnp.result_type(f, row)
+        numbers = jacobian.plan.activations + f.size * row.size
+        fits = fitting(numbers, self.out_dtype.itemsize)
         self.batch_size = fits if batch_size is None else batch_size
 
     @property
     def dtype(self) -> jnp.dtype:
-        """The type of the parameters."""
-        return self.jacobian.leaves[0].dtype
+        """The type of a vector of the parameters: the one that holds all leaves."""
+        return vector_type(self.jacobian)
 
     @property
     def whole(self) -> bool:
@@ -148,7 +154,7 @@ class JacobianOperator(lx.AbstractLinearOperator):
         return jax.ShapeDtypeStruct((self.jacobian.size,), self.dtype)
 
     def out_structure(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows(self.x), self.outputs), self.dtype)
+        return jax.ShapeDtypeStruct((rows(self.x), self.outputs), self.out_dtype)
 
 
 class TransposedJacobian(lx.AbstractLinearOperator):
@@ -172,8 +178,13 @@ class TransposedJacobian(lx.AbstractLinearOperator):
         return self.operator.in_structure()
 
 
-def _widths(jacobian: Jacobian, x: PyTree, seed: Callable | None, extra: tuple):
-    """C and K; nothing is computed."""
+def vector_type(jacobian: Jacobian) -> jnp.dtype:
+    """The type of a vector of the parameters: the one that holds all leaves."""
+    return jnp.result_type(*(leaf.dtype for leaf in jacobian.leaves))
+
+
+def _shapes(jacobian: Jacobian, x: PyTree, seed: Callable | None, extra: tuple):
+    """f (C,) and a row of S (K,), as shapes and types; nothing is computed."""
 
     def one(jacobian, seed, x, extra):
         f = forward(jacobian.model, jax.tree.map(lambda a: a[0], x))
@@ -187,8 +198,7 @@ def _widths(jacobian: Jacobian, x: PyTree, seed: Callable | None, extra: tuple):
             )
         return f, root[0]
 
-    f, row = eqx.filter_eval_shape(one, jacobian, seed, x, extra)
-    return f.shape[0], row.shape[0]
+    return eqx.filter_eval_shape(one, jacobian, seed, x, extra)
 
 
 def network(jacobian: Jacobian, x: PyTree) -> Callable:
@@ -207,10 +217,10 @@ def localize(operator: JacobianOperator, x: PyTree, extra: tuple) -> Local:
     f, tangent = jax.linearize(network(jacobian, x), jacobian.leaves)
     like = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in jacobian.leaves)
     if operator.seed is None:
-        return Local(tangent, like, None)
+        return Local(tangent, like, f.dtype, None)
     if jacobian.shift is not None:
         f = f + tangent(unravel(ravel(jacobian.shift), like))
-    return Local(tangent, like, jax.vmap(operator.seed)(f, *extra))
+    return Local(tangent, like, f.dtype, jax.vmap(operator.seed)(f, *extra))
 
 
 @eqx.filter_jit
@@ -245,7 +255,7 @@ def gram_product(operator: JacobianOperator, vector: Array) -> Array:
 def _dense(operator: JacobianOperator, data: PyTree) -> Float[Array, "B K P"]:
     x, extra = data
     factors = operator.jacobian.factors(x, operator.seed, *extra)
-    return dense(factors, [jnp.ones((), operator.dtype) for _ in factors.leaves])
+    return dense(factors, [jnp.ones((), operator.out_dtype) for _ in factors.leaves])
 
 
 @eqx.filter_jit
@@ -266,7 +276,8 @@ def gram_matrix(operator: JacobianOperator) -> Float[Array, "P P"]:
         flat = _dense(operator, data).reshape(-1, operator.jacobian.size)
         return flat.T @ flat
 
-    return sum_rows(batch, (operator.x, operator.extra), _dense_batch(operator))
+    data = (operator.x, operator.extra)
+    return sum_rows(batch, data, _dense_batch(operator)).astype(operator.dtype)
 
 
 @eqx.filter_jit
@@ -279,13 +290,14 @@ def gram_diagonal(operator: JacobianOperator) -> Float[Array, " P"]:
         factors = jacobian.factors(x, operator.seed, *extra)
         return jnp.concatenate([diagonal(leaf) for leaf in factors.leaves])
 
-    fits = factor_chunk_size(jacobian, operator.outputs, operator.dtype.itemsize)
+    fits = factor_chunk_size(jacobian, operator.outputs, operator.out_dtype.itemsize)
     size = min(operator.batch_size, fits)
-    return sum_rows(batch, (operator.x, operator.extra), size)
+    data = (operator.x, operator.extra)
+    return sum_rows(batch, data, size).astype(operator.dtype)
 
 
 def _dense_batch(operator: JacobianOperator) -> int:
-    itemsize = operator.dtype.itemsize
+    itemsize = operator.out_dtype.itemsize
     fits = chunk_size(operator.jacobian, operator.outputs, itemsize)
     return min(operator.batch_size, fits)
 

@@ -122,6 +122,12 @@ class AbstractLikelihood(eqx.Module):
     ) -> Float[Array, "C K"]:
         """A factor S of the Hessian, H = S S^T, with K <= C columns."""
 
+    def hessian_sum(
+        self, latent: Float[Array, "N C"], y: PyTree, weights: Float[Array, " N"]
+    ) -> Float[Array, "C C"]:
+        """sum_n w_n H_n of several examples."""
+        return jnp.einsum("n,ncd->cd", weights, jax.vmap(self.hessian)(latent, y))
+
     @abc.abstractmethod
     def log_prob(self, latent: Float[Array, " C"], y: PyTree) -> Float[Array, ""]:
         """log p(y | f) of one example."""

@@ -68,6 +68,13 @@ class Categorical(AbstractLikelihood):
         p = jax.nn.softmax(latent)
         return jnp.diag(p) - jnp.outer(p, p)
 
+    def hessian_sum(self, latent, y, weights):
+        del y
+        p = jax.nn.softmax(latent)
+        weighed = weights[:, None] * p
+        # one product: the matrices of a thousand classes are a million numbers each
+        return jnp.diag(jnp.sum(weighed, axis=0)) - p.T @ weighed
+
     def hessian_sqrt(self, latent, y=None):
         # With q = sqrt(p), a unit vector, H = diag(q) (I - q q^T) diag(q), and the
         # Householder reflection that takes q to -e_C has as its first C - 1 columns an

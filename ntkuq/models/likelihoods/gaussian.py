@@ -51,7 +51,13 @@ class Gaussian(AbstractLikelihood):
         return dist.Normal(latent, self._scale(latent))
 
     def outputs(self, y: Array | np.ndarray) -> int:
-        return math.prod(y.shape[1:])
+        outputs, shape = math.prod(y.shape[1:]), np.shape(self.scale)
+        if shape not in ((), (1,), (outputs,)):
+            raise ValueError(
+                f"Gaussian: expected a scale of shape () or ({outputs},), one for each "
+                f"output that these targets ask for, got {shape}: change the scale"
+            )
+        return outputs
 
     def rescale(self, loc, scale) -> Gaussian:
         return Gaussian(_one(jnp.asarray(self.scale, scale.dtype) * scale))

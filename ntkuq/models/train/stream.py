@@ -56,5 +56,5 @@ def moved(
     for x, y in data.cycle(None if batch is None else min(batch, len(data))):
         yield (
             jax.tree.map(jnp.asarray, bnn.scaling.inputs(x), types),
-            bnn.targets(Dataset(x, y)),
+            bnn.targets(Dataset(x, y, _part=True)),
         )

@@ -1,12 +1,14 @@
 """The Laplace evidence as a function of prior precision and noise, and its maximum.
 
-With theta* fixed, log-likelihood l0 and misfit m = sum (r / s0)^2 at the noise scale
-s0, q = theta*^T L0 theta*, and noise factor v,
+With theta* fixed, misfit m = sum (r / s0)^2 at the noise scale s0, log-likelihood
+l0 = c - m / 2 there, q = theta*^T L0 theta*, and noise factor v,
 
-    log Z(tau, v) = l0 + m (1 - v^-2) / 2 - NC log v - tau q / 2 - log det(I + t G') / 2
+    log Z(tau, v) = c - m v^-2 / 2 - NC log v - tau q / 2 - log det(I + t G') / 2
 
 with t = 1 / (tau v^2) (MacKay 1992; Immer et al. 2021, arXiv 2104.04975). For a given t
-the best v has a closed form, v^2 = (m + q / t) / NC, so that the search is over log t.
+the best v has a closed form, v^2 = (m + q / t) / NC, so that the search is over log t,
+around the t of tau = 1 and v^2 = m / NC. (c is kept apart: of l0 + m (1 - v^-2) / 2 no
+digit is left where s0 is far too small.)
 
 The standard errors come from the Hessian of log Z. Where theta* is not fixed but is the
 optimum for each tau and v, `standard_errors` takes that into account.
@@ -20,12 +22,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import ArrayLike
 
 from ntkuq.linearize import AbstractCovariance, AbstractCurvature
 from ntkuq.linearize.curvature import FunctionCovariance
 
 
-#: Range of log t that is searched, and the step of the first grid.
+#: Range of log t around its start that is searched, and the step of the first grid.
 LOWER, UPPER, STEP = -20.0, 25.0, 0.5
 
 
@@ -33,15 +36,36 @@ LOWER, UPPER, STEP = -20.0, 25.0, 0.5
 class Fit:
     """What the data say at the trained parameters.
 
-    log_likelihood: l0. misfit: m; `None` where the noise is not a parameter.
+    constant: c; the whole log-likelihood where the noise is not a parameter.
+    misfit: m; `None` where the noise is not a parameter.
     count: N C. quadratic: q. squares: the sum of squares of each leaf.
     """
 
-    log_likelihood: float
+    constant: float
     misfit: float | None
     count: int
     quadratic: float
     squares: tuple[float, ...] = ()
+
+    def log_likelihood(self, noise: float = 1.0) -> float:
+        """Of the data, at a factor v on the noise scale."""
+        if self.misfit is None:
+            return self.constant
+        return (
+            self.constant - 0.5 * self.misfit / noise**2 - self.count * math.log(noise)
+        )
+
+    def log_noise(self) -> float:
+        """log v of residuals alone, where a search starts."""
+        if self.misfit is None or self.misfit <= 0.0:
+            return 0.0
+        return 0.5 * math.log(self.misfit / self.count)
+
+
+def normalizer(scale: ArrayLike, count: int) -> float:
+    """c: minus the sum of log(s0 sqrt(2 pi)) over N C numbers, s0 () or (C,)."""
+    logs = np.log(np.asarray(scale, np.float64))
+    return -count * (float(np.mean(logs)) + 0.5 * math.log(2 * math.pi))
 
 
 class LayerPrecision(NamedTuple):
@@ -78,17 +102,14 @@ def log_evidence(
 ) -> float:
     """log Z(tau, v)."""
     log_t = -math.log(tau) - 2 * math.log(noise)
-    value = fit.log_likelihood - 0.5 * tau * fit.quadratic
-    value -= 0.5 * curvature.log_det(log_t)
-    if fit.misfit is not None:
-        value += 0.5 * fit.misfit * (1 - noise**-2) - fit.count * math.log(noise)
-    return value
+    value = fit.log_likelihood(noise) - 0.5 * tau * fit.quadratic
+    return value - 0.5 * curvature.log_det(log_t)
 
 
 def keep(fit: Fit, curvature: AbstractCurvature, tau: float = 1.0) -> Tuned:
     """The evidence at the given precision and noise, nothing fitted."""
     found = curvature.at(tau, 1.0 / tau)
-    value = fit.log_likelihood - 0.5 * tau * fit.quadratic - 0.5 * found.log_det
+    value = fit.log_likelihood() - 0.5 * tau * fit.quadratic - 0.5 * found.log_det
     return Tuned(
         *(tau, 1.0, None, None, False, value, found.effective),
         covariance=found.covariance,
@@ -113,7 +134,7 @@ def maximize(fit: Fit, curvature: AbstractCurvature) -> Tuned:
     Args:
         fit: what the data say.
         curvature: G. Where its log-determinant is cheap the whole range of t is
-            scanned; else a bracket is grown around t = 1.
+            scanned; else a bracket is grown around its start.
     """
     curvature = curvature.prepared()
 
@@ -126,42 +147,45 @@ def maximize(fit: Fit, curvature: AbstractCurvature) -> Tuned:
     def loss(log_t: float) -> float:
         return -log_evidence(fit, curvature, *split(log_t))
 
-    log_t, at_bound = _minimize(loss, scan=curvature.cheap)
+    log_t, at_bound = _minimize(loss, -2.0 * fit.log_noise(), scan=curvature.cheap)
     tau, noise = split(log_t)
     first, second = curvature.slopes(log_t)
-    errors = standard_errors(fit, tau, noise, second)
+    # at a bound the evidence has a slope, and its curvature says nothing
+    errors = (None, None) if at_bound else standard_errors(fit, tau, noise, second)
     return Tuned(tau, noise, *errors, at_bound, -loss(log_t), first)
 
 
-def _minimize(loss: Callable[[float], float], *, scan: bool) -> tuple[float, bool]:
+def _minimize(
+    loss: Callable[[float], float], start: float, *, scan: bool
+) -> tuple[float, bool]:
     from scipy.optimize import minimize_scalar
 
     if scan:
-        grid = np.arange(LOWER, UPPER + STEP / 2, STEP)
+        grid = start + np.arange(LOWER, UPPER + STEP / 2, STEP)
         values = [loss(point) for point in grid]
         best = int(np.argmin(values))
         low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
         tolerance = 1e-6
     else:
-        low, high = _bracket(loss)
+        low, high = _bracket(loss, start)
         tolerance = 0.02
     found = minimize_scalar(
         loss, bounds=(low, high), method="bounded", options={"xatol": tolerance}
     )
-    at_bound = found.x < LOWER + 0.1 or found.x > UPPER - 0.1
+    at_bound = not LOWER + 0.1 <= found.x - start <= UPPER - 0.1
     return float(found.x), bool(at_bound)
 
 
-def _bracket(loss: Callable[[float], float]) -> tuple[float, float]:
-    """An interval around a minimum, grown from log t = 0 in steps of 2."""
-    points = {0.0: loss(0.0), 2.0: loss(2.0), -2.0: loss(-2.0)}
+def _bracket(loss: Callable[[float], float], start: float) -> tuple[float, float]:
+    """An interval around a minimum, grown from the start in steps of 2."""
+    points = {step: loss(start + step) for step in (0.0, 2.0, -2.0)}
     while True:
         best = min(points, key=lambda point: points[point])
         low, high = best - 2.0, best + 2.0
         missing = [p for p in (low, high) if p not in points and LOWER <= p <= UPPER]
         if not missing:
-            return max(low, LOWER), min(high, UPPER)
-        points[missing[0]] = loss(missing[0])
+            return start + max(low, LOWER), start + min(high, UPPER)
+        points[missing[0]] = loss(start + missing[0])
 
 
 def standard_errors(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from ntkuq.data.inputs import checked_inputs
 from ntkuq.linearize import Jacobian, map_chunks
 from ntkuq.linearize.chunks import fitting
 from ntkuq.models import BNN, forward, parameters
@@ -45,7 +46,7 @@ class SampledFunctions(eqx.Module):
     def __call__(self, x: PyTree) -> Float[Array, "n N *C"]:
         dtype = jax.tree.leaves(parameters(self.jacobian.model))[0].dtype
         with jax.enable_x64(dtype == np.float64):
-            inputs = self.bnn.inputs(x, dtype)
+            inputs = self.bnn.inputs(checked_inputs(x), dtype)
             numbers = (1 + len(self)) * self.jacobian.plan.activations
             size = fitting(numbers, dtype.itemsize)
             values = map_chunks(

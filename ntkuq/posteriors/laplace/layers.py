@@ -1,6 +1,6 @@
 """The evidence with one prior precision for each parameter array.
 
-    log Z(p, v) = l0 + m (1 - v^-2) / 2 - NC log v - sum_l p_l |theta_l|^2 / 2
+    log Z(p, v) = c - m v^-2 / 2 - NC log v - sum_l p_l |theta_l|^2 / 2
                   - log det(I + v^-2 V G) / 2,    V = diag(1 / p_l)
 
 Differentiated through the log-determinant (Immer et al. 2021, arXiv 2104.04975).
@@ -30,7 +30,7 @@ RANGE = 20.0
 class Numbers(NamedTuple):
     """A `Fit` as arrays, so that one program serves all data of a size."""
 
-    log_likelihood: Array
+    constant: Array
     misfit: Array | None
     points: Array
     squares: Float[Array, " L"]
@@ -39,7 +39,7 @@ class Numbers(NamedTuple):
     def of(fit: Fit, dtype: np.dtype) -> Numbers:
         misfit = None if fit.misfit is None else np.asarray(fit.misfit, dtype)
         return Numbers(
-            jnp.asarray(np.asarray(fit.log_likelihood, dtype)),
+            jnp.asarray(np.asarray(fit.constant, dtype)),
             None if misfit is None else jnp.asarray(misfit),
             jnp.asarray(np.asarray(fit.count, dtype)),
             jnp.asarray(np.asarray(fit.squares, dtype)),
@@ -56,11 +56,10 @@ def log_evidence_at(
     precisions = jnp.exp(log_precisions)
     scale = jnp.exp(-2.0 * log_noise)
     variances = list(1.0 / precisions)
-    value = numbers.log_likelihood - 0.5 * jnp.sum(precisions * numbers.squares)
+    value = numbers.constant - 0.5 * jnp.sum(precisions * numbers.squares)
     value = value - 0.5 * curvature.log_det_at(variances, scale)
     if numbers.misfit is not None:
-        value = value + 0.5 * numbers.misfit * (1.0 - scale)
-        value = value - numbers.points * log_noise
+        value = value - 0.5 * numbers.misfit * scale - numbers.points * log_noise
     return value
 
 
@@ -99,7 +98,7 @@ def maximize_layers(
     start = np.log([float(p) for p in precisions])
     free = fit.misfit is not None
     if free:
-        start = np.append(start, 0.0)
+        start = np.append(start, fit.log_noise())
 
     def objective(position: np.ndarray) -> tuple[float, np.ndarray]:
         found = _loss(numbers, curvature, jnp.asarray(position, dtype))
@@ -115,7 +114,10 @@ def maximize_layers(
         key=jax.random.key(0),
     )
     position, value = _refined(objective, best.position, start, max_steps)
-    errors = [None if math.isnan(se) else float(se) for se in best.se]
+    errors = [
+        None if at_bound or math.isnan(se) else float(se)
+        for se, at_bound in zip(best.se, best.at_bound, strict=True)
+    ]
     count = len(precisions)
     layers = tuple(
         LayerPrecision(math.exp(log_precision), se, bool(at_bound))

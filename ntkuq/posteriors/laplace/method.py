@@ -12,7 +12,8 @@ from jaxtyping import Array
 
 from ntkuq.data import Batches, DataLike, Dataset, as_data
 from ntkuq.linearize import Jacobian
-from ntkuq.models import BNN, AbstractLink
+from ntkuq.models import BNN, AbstractLink, KnownNoise, Positions
+from ntkuq.models.checks import need
 from ntkuq.models.hyperparameters import AbstractTune, Fixed, MarginalLikelihood
 from ntkuq.posteriors.base import AbstractMethod, Cost
 from ntkuq.posteriors.laplace.evidence import Tuned, keep, maximize
@@ -65,6 +66,27 @@ class Laplace(AbstractMethod):
     subset: AbstractSubset = All()
     tune: AbstractTune = MarginalLikelihood()
     link: AbstractLink | None = None
+
+    def __check_init__(self):
+        for field, kind, choices in (
+            (
+                "structure",
+                AbstractStructure,
+                "Full(), KFAC(), EKFAC(), Diagonal() or LowRank(rank)",
+            ),
+            ("subset", AbstractSubset, "All(), LastLayer() or Select(where)"),
+            (
+                "tune",
+                AbstractTune,
+                "MarginalLikelihood(), Fixed(), GridSearch(data), CrossValidation()",
+            ),
+            (
+                "link",
+                AbstractLink | None,
+                "MonteCarlo(), Probit(), MeanField(), LaplaceBridge() or None",
+            ),
+        ):
+            need(getattr(self, field), kind, f"Laplace: {field}", choices)
 
     def fit(
         self, bnn: BNN, data: DataLike, *, key: Array | None = None
@@ -148,6 +170,31 @@ def choose(
         return maximize(problem.fit, problem.curvature)
 
 
+def _check_kind(first: BNN, now: BNN) -> None:
+    """Raise `ValueError` where further targets are not of the kind of the first."""
+    shapes = [
+        bnn.likelihood.shape
+        if isinstance(bnn.likelihood, Positions)
+        else bnn.target_shape
+        for bnn in (first, now)
+    ]
+    if shapes[0] != shapes[1]:
+        said = [
+            "of one or two axes" if s is None else f"of shape {('N', *s)}"
+            for s in shapes
+        ]
+        raise ValueError(
+            f"update: expected targets {said[0]}, as the first data had, got targets "
+            f"{said[1]}: bring them into that shape".replace("'", "")
+        )
+    known = isinstance(first.likelihood, KnownNoise)
+    if known and not isinstance(now.likelihood, KnownNoise):
+        raise ValueError(
+            "update: expected data with noise_scale, as the first data had, got data "
+            "without: give each example its noise scale"
+        )
+
+
 def updated(old: LaplacePosterior, data: DataLike) -> LaplacePosterior:
     """The posterior given further data: curvatures and sums add."""
     method = old.method
@@ -164,6 +211,7 @@ def updated(old: LaplacePosterior, data: DataLike) -> LaplacePosterior:
             f"update: expected targets in {old.units or 'no units'}, as those of the "
             f"first data, got {data.units or 'no units'}: convert them"
         )
+    _check_kind(old.first, bnn)
     before = old.problem
     # draws of a sampled Fisher are new ones
     seen = before.fit.count // bnn.outputs(data)

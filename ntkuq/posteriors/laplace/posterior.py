@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ntkuq.data import DataLike
@@ -228,12 +229,26 @@ class LaplacePosterior(AbstractPosterior):
                 fitted; only 0 has a meaning where noise is no parameter.
         """
         dtype = self.problem.precisions[0].dtype
-        at = jnp.broadcast_to(
-            jnp.asarray(log_precisions, dtype), (len(self.jacobian.subset),)
-        )
+        count = len(self.jacobian.subset)
+        if np.shape(log_precisions) not in ((), (1,), (count,)):
+            raise ValueError(
+                f"log_evidence: expected log_precisions of shape () or ({count},), one "
+                f"for each uncertain parameter array, got {np.shape(log_precisions)}"
+            )
+        self._check_noise(log_noise)
+        at = jnp.broadcast_to(jnp.asarray(log_precisions, dtype), (count,))
         numbers = Numbers.of(self.problem.fit, np.dtype(dtype))
         noise = jnp.asarray(log_noise, dtype)
         return log_evidence_at(numbers, self.problem.curvature, at, noise)
+
+    def _check_noise(self, log_noise: ArrayLike) -> None:
+        tunable = self.problem.fit.misfit is not None
+        if not tunable and not isinstance(log_noise, Tracer) and np.any(log_noise):
+            raise ValueError(
+                "log_evidence: expected log_noise = 0, since the noise is no parameter "
+                "here (a Gaussian's is, where all parameters are uncertain), got "
+                f"{log_noise}: leave it out"
+            )
 
 
 @eqx.filter_jit

@@ -27,7 +27,7 @@ from ntkuq.models import (
     check_finite,
     parameters,
 )
-from ntkuq.posteriors.laplace.evidence import Fit
+from ntkuq.posteriors.laplace.evidence import Fit, normalizer
 from ntkuq.posteriors.laplace.structures import AbstractStructure, Problem
 from ntkuq.posteriors.laplace.subsets import AbstractSubset
 
@@ -70,6 +70,28 @@ class Linearized(NamedTuple):
             )
 
 
+class Held(AbstractExamples):
+    """Arrays of data, whose inputs are brought to the network's units chunk by chunk.
+
+    A chunk stays in the cache; the whole in float64 would be a copy of all data.
+    """
+
+    bnn: BNN
+    given: Examples
+    dtype: np.dtype = eqx.field(static=True)
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def chunks(self, size: int) -> Iterator[tuple[PyTree, PyTree]]:
+        for x, y in self.given.chunks(size):
+            yield self.bnn.inputs(x, self.dtype), y
+
+    def whole(self) -> tuple[PyTree, PyTree]:
+        x, y = self.given.whole()
+        return self.bnn.inputs(x, self.dtype), y
+
+
 class Streamed(AbstractExamples):
     """Batches of data, brought to the network's units one at a time."""
 
@@ -82,7 +104,7 @@ class Streamed(AbstractExamples):
 
     def chunks(self, size: int) -> Iterator[tuple[PyTree, PyTree]]:
         for x, y in self.batches.rechunk(size):
-            part = Dataset(x, y)
+            part = Dataset(x, y, _part=True)
             yield self.bnn.inputs(x, self.dtype), self.bnn.targets(part, self.dtype)
 
     def whole(self) -> tuple[PyTree, PyTree]:
@@ -91,10 +113,10 @@ class Streamed(AbstractExamples):
 
 
 def examples(bnn: BNN, data: Dataset | Batches, dtype: np.dtype) -> AbstractExamples:
-    """The data in the network's units; arrays at once, batches one by one."""
+    """The data in the network's units, chunk by chunk."""
     if isinstance(data, Batches):
         return Streamed(bnn, data, dtype)
-    return Examples(bnn.inputs(data.x, dtype), bnn.targets(data, dtype))
+    return Held(bnn, Examples(data.x, bnn.targets(data, dtype)), dtype)
 
 
 def _example(bnn: BNN, data: Dataset | Batches) -> PyTree:
@@ -138,7 +160,6 @@ def fit_of(
     alone and shrink the noise: a subset keeps the noise of the `BNN`.
     """
     whole = len(jacobian.subset) == jacobian.plan.leaves
-    tunable = isinstance(bnn.likelihood, Gaussian) and whole
     squares = np.asarray(_squares(jacobian.leaves), np.float64)
     value = float(summary.log_likelihood)
     if not np.isfinite(value):
@@ -146,9 +167,13 @@ def fit_of(
             f"expected a finite log-likelihood of the training data, got {value}: "
             "check the network's outputs at these inputs, and the likelihood's scale"
         )
+    constant, misfit = value, None
+    if isinstance(bnn.likelihood, Gaussian) and whole:
+        constant = normalizer(bnn.likelihood.scale, count)
+        misfit = float(summary.misfit)
     return Fit(
-        value,
-        float(summary.misfit) if tunable else None,
+        constant,
+        misfit,
         count,
         float(squares @ np.asarray(jax.device_get(precisions), np.float64)),
         tuple(squares),

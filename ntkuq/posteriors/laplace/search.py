@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkuq.data import Batches, Dataset, as_dataset
+from ntkuq.models.checks import need, whole
 from ntkuq.models.hyperparameters import AbstractTune
 from ntkuq.posteriors.laplace.evidence import Tuned, keep
 from ntkuq.posteriors.laplace.problem import Linearized
@@ -83,6 +84,7 @@ class GridSearch(AbstractSearch):
     factors: tuple[float, ...] = FACTORS
 
     def __check_init__(self):
+        need(self.validation, Dataset, "GridSearch: validation", "a Dataset(x, y)")
         _check("GridSearch", self.factors)
 
     @property
@@ -124,8 +126,11 @@ class CrossValidation(AbstractSearch):
 
     def __check_init__(self):
         _check("CrossValidation", self.factors)
-        if self.folds < 2:
-            raise ValueError(f"CrossValidation: expected folds >= 2, got {self.folds}")
+        if not whole(self.folds, least=2):
+            raise ValueError(
+                "CrossValidation: expected a whole number of folds >= 2, got "
+                f"{self.folds!r}"
+            )
 
     @property
     def grid(self):

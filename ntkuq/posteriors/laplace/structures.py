@@ -27,12 +27,23 @@ from ntkuq.linearize import (
     weight_space,
     weight_space_cost,
 )
+from ntkuq.linearize.curvature.kfac import decomposed
 from ntkuq.models import AbstractLikelihood
+from ntkuq.models.checks import need, whole
 from ntkuq.posteriors.base import Cost
 
 
 #: A full matrix larger than this (8 GiB in float64) is refused.
 LARGEST_SQUARE = 2**15
+
+
+#: Operations of an eigendecomposition over the cube of its side, and of a convolution
+#: in a loop over those of its forward pass: at the rate that whole methods reach
+#: (measured).
+DECOMPOSITION, LOOPED_CONVOLUTION = 5.0, 15.0
+#: Equations of a network that compile along with everything else, and how many further
+#: ones take as long as a program (measured).
+FREE_EQUATIONS, EQUATIONS_OF_A_PROGRAM = 10, 25
 
 
 class TooLarge(ValueError):
@@ -99,6 +110,12 @@ class AbstractStructure(eqx.Module):
     #: Does it work in float64 throughout (else in the network's dtype)?
     double: eqx.AbstractClassVar[bool]
 
+    def __check_init__(self):
+        for field, (kind, choices) in _CHOICES.items():
+            if hasattr(self, field):
+                value, what = getattr(self, field), f"{type(self).__name__}: {field}"
+                need(value, kind, what, choices)
+
     def as_in(self, curvature: AbstractCurvature) -> AbstractStructure:
         """The structure that gives curvatures which merge with this one."""
         del curvature
@@ -117,6 +134,17 @@ class AbstractStructure(eqx.Module):
     @abc.abstractmethod
     def cost(self, size: Size) -> Cost:
         """Operations and bytes."""
+
+
+#: What the fields of the structures may be.
+_CHOICES = {
+    "view": (AbstractView | None, "WeightSpace(), FunctionSpace() or None"),
+    "sharing": (AbstractSharing, "Expand() or Reduce()"),
+    "fisher": (
+        AbstractFisher,
+        "ExactFisher(), SampledFisher(key) or EmpiricalFisher()",
+    ),
+}
 
 
 class Full(AbstractStructure):
@@ -179,7 +207,8 @@ class Full(AbstractStructure):
         # evidence: eigenvalues (about 4/3 n^3), or a few dozen Cholesky factors
         backward = 1 if jacobian.is_readout else 1 + columns
         passes = 2 * forward * data * backward
-        return Cost(work.flops + passes + 10 * side**3, work.bytes, 5)
+        compiles = _programs(jacobian, 5)
+        return Cost(work.flops + passes + 10 * side**3, work.bytes, compiles)
 
 
 class KFAC(AbstractStructure):
@@ -208,7 +237,7 @@ class KFAC(AbstractStructure):
         return kronecker_blocks(*problem, sharing=self.sharing, fisher=self.fisher)
 
     def cost(self, size):
-        return _blocks_cost(size, passes=1)
+        return _blocks_cost(size, self.sharing, passes=1)
 
 
 class EKFAC(AbstractStructure):
@@ -234,7 +263,7 @@ class EKFAC(AbstractStructure):
         return corrected_blocks(*problem, sharing=self.sharing, fisher=self.fisher)
 
     def cost(self, size):
-        return _blocks_cost(size, passes=2)
+        return _blocks_cost(size, self.sharing, passes=2)
 
 
 class Diagonal(AbstractStructure):
@@ -259,7 +288,8 @@ class Diagonal(AbstractStructure):
 
     def cost(self, size):
         passes = size.forward * size.data * (1 + 3 * size.outputs)
-        return Cost(passes, 8.0 * size.jacobian.size + 2**28, 3)
+        compiles = _programs(size.jacobian, 3)
+        return Cost(passes, 8.0 * size.jacobian.size + 2**28, compiles)
 
 
 class LowRank(AbstractStructure):
@@ -286,29 +316,41 @@ class LowRank(AbstractStructure):
     fisher: AbstractFisher = ExactFisher()
 
     def __check_init__(self):
-        if self.rank < 1:
-            raise ValueError(f"LowRank: expected rank >= 1, got {self.rank}")
+        if not whole(self.rank):
+            raise ValueError(
+                f"LowRank: expected rank >= 1, a whole number, got {self.rank!r}"
+            )
 
     def curvature(self, problem):
         return low_rank(*problem, rank=self.rank, fisher=self.fisher)
 
     def cost(self, size):
         jacobian, data, outputs, forward = size
-        steps = 2 * self.rank + 10
-        products = 6 * forward * data * steps
+        most = min(jacobian.size, data * outputs)
+        steps = min(2 * min(self.rank, most) + 10, most)
+        # large matrix products, at nearly the full rate; XLA runs convolutions inside a
+        # loop on one thread of a CPU
+        slow = LOOPED_CONVOLUTION * jacobian.plan.operations.convolutions
+        products = (forward + slow) * data * steps
         orthogonal = 4.0 * steps**2 * jacobian.size
         activations = 8.0 * jacobian.plan.activations * data
         held = 8.0 * steps * jacobian.size + min(activations, 2**28)
-        del outputs
-        return Cost(products + orthogonal, held + 2**26, 4)
+        compiles = _programs(jacobian, 4)
+        return Cost(products + orthogonal, held + 2**26, compiles)
 
 
-def _blocks_cost(size: Size, passes: int) -> Cost:
+def _blocks_cost(size: Size, sharing: AbstractSharing, passes: int) -> Cost:
     jacobian, data, outputs, forward = size
     backward = 0 if jacobian.is_readout else 3 * outputs
     work = passes * forward * data * (1 + backward)
-    sides = (
-        shape for n in jacobian.subset for shape in (jacobian.plan.shapes[n] or (1,))
-    )
-    decompositions = sum(25.0 * side**3 for side in sides)
-    return Cost(work + decompositions, 32.0 * jacobian.size + 2**28, 3)
+    sides = decomposed(jacobian, sharing)
+    decompositions = sum(DECOMPOSITION * side**3 for side in sides)
+    held = 32.0 * jacobian.size + 24.0 * sum(side**2 for side in sides)
+    compiles = _programs(jacobian, 3, passes)
+    return Cost(work + decompositions, held + 2**28, compiles)
+
+
+def _programs(jacobian: Jacobian, count: int, passes: int = 1) -> int:
+    """`count` programs for a small network, and what more its equations take."""
+    more = max(0, jacobian.plan.operations.equations - FREE_EQUATIONS)
+    return count + round(passes * more / EQUATIONS_OF_A_PROGRAM)
