@@ -11,6 +11,8 @@ from jax.extend import core
 from jax.extend.core import primitives
 from jaxtyping import PyTree
 
+from ntkuq.linearize.program import inner_jaxprs
+
 
 #: How many simple equations take as long to compile, with their derivatives, as a
 #: convolution, and as one equation in a loop (measured).
@@ -52,7 +54,7 @@ def _of(equation: Any) -> Operations:
         return Operations(products=_product(equation), equations=1)
     if equation.primitive is primitives.conv_general_dilated_p:
         return Operations(convolutions=_convolution(equation), equations=CONVOLUTION)
-    inner = [_count(jaxpr) for jaxpr in _inner(equation.params)]
+    inner = [_count(jaxpr) for jaxpr in inner_jaxprs(equation.params)]
     if not inner:
         return Operations(equations=1)
     if equation.primitive is primitives.cond_p:
@@ -92,10 +94,3 @@ def _sum(parts: list[Operations]) -> Operations:
         sum(part.convolutions for part in parts),
         sum(part.equations for part in parts),
     )
-
-
-def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
-    """The jaxprs inside an equation: of a function, a loop, the branches."""
-    values = jax.tree.leaves(list(params.values()))
-    closed = [getattr(value, "jaxpr", value) for value in values]
-    return [value for value in closed if hasattr(value, "eqns")]

@@ -105,7 +105,7 @@ def has_while(program: Program) -> bool:
     def found(primitive: core.Primitive, params: dict[str, Any]) -> bool:
         return primitive is primitives.while_p or any(
             found(equation.primitive, equation.params)
-            for jaxpr in _inner(params)
+            for jaxpr in inner_jaxprs(params)
             for equation in jaxpr.eqns
         )
 
@@ -408,7 +408,7 @@ def _elementwise(
         return _all_elementwise(params["call_jaxpr"].jaxpr, moved=False)
     if primitive is primitives.reshape_p and params.get("dimensions") is not None:
         return False
-    return primitive.name in ELEMENTWISE and not _inner(params)
+    return primitive.name in ELEMENTWISE and not inner_jaxprs(params)
 
 
 def _all_elementwise(jaxpr: core.Jaxpr, *, moved: bool) -> bool:
@@ -443,7 +443,7 @@ def _with_rule(primitive: core.Primitive, params: dict[str, Any]) -> core.Jaxpr:
 def _activations(jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
-        inner = [_activations(sub) for sub in _inner(equation.params)]
+        inner = [_activations(sub) for sub in inner_jaxprs(equation.params)]
         own = sum(math.prod(var.aval.shape) for var in equation.outvars)
         repeats = equation.params.get("length", 1)
         total += max(own, repeats * sum(inner))
@@ -454,7 +454,7 @@ def _size(aval: Any) -> int:
     return math.prod(aval.shape)
 
 
-def _inner(params: dict) -> list:
+def inner_jaxprs(params: dict) -> list:
     """The jaxprs inside an equation: of a loop, a branch."""
     values = jax.tree.leaves(list(params.values()))
     closed = [getattr(value, "jaxpr", value) for value in values]
