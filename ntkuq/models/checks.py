@@ -6,10 +6,11 @@ import operator
 from types import UnionType
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import ArrayLike
+
+from ntkuq.data.arrays import is_real
 
 
 def positive(value: ArrayLike) -> bool:
@@ -24,10 +25,7 @@ def positive(value: ArrayLike) -> bool:
         value = np.asarray(value)
     except ValueError:  # rows of unequal length
         return False
-    kinds = (np.bool_, jnp.integer, jnp.floating)
-    if not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
-        return False
-    return bool(np.all(np.isfinite(value) & (value > 0)))
+    return is_real(value) and bool(np.all(np.isfinite(value) & (value > 0)))
 
 
 def whole(value: Any, least: int = 1) -> bool:

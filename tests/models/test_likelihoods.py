@@ -72,6 +72,11 @@ def test_hessian_is_the_fisher_information(name):
         if not name.startswith("hetero"):
             y = jnp.asarray(1.0) if likelihood.continuous else jnp.asarray(1)
             np.testing.assert_allclose(curvature(likelihood, one, y), h, atol=1e-12)
+    weights = jnp.asarray([0.5, 2.0, 0.0])
+    each = expected.reshape(3, size, 3, size)
+    total = np.einsum("n,ncnd->cd", weights, each)
+    found = likelihood.hessian_sum(f, None, weights)
+    np.testing.assert_allclose(found, total, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -327,7 +327,7 @@ class LowRank(AbstractStructure):
     def cost(self, size):
         jacobian, data, outputs, forward = size
         most = min(jacobian.size, data * outputs)
-        steps = min(2 * min(self.rank, most) + 10, most)
+        steps = min(2 * min(self.rank, most) + 10, most + 1, jacobian.size)
         # large matrix products, at nearly the full rate; XLA runs convolutions inside a
         # loop on one thread of a CPU
         slow = LOOPED_CONVOLUTION * jacobian.plan.operations.convolutions
